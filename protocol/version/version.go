@@ -23,3 +23,6 @@ func Compatible(manager, node uint32) error {
 	}
 	return nil
 }
+
+// Build is the version of this build, set by the linker; "dev" when it was built without.
+var Build = "dev"

@@ -1,0 +1,62 @@
+# Dhow. `make demo` runs the main job on this machine, `make test` passes the tests; both fetch what they need.
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+GO      ?= go
+CACHE   := $(CURDIR)/.cache
+TOOLS   := $(CACHE)/bin
+LDFLAGS := -s -w -X github.com/dhowfleet/dhow/protocol/version.Build=$(VERSION)
+BUILD   := CGO_ENABLED=1 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
+
+.PHONY: all binaries onnxruntime bundle demo test lint proto bench faults conformance test-gpu tools clean
+
+all: binaries
+
+binaries:
+	@mkdir -p bin
+	$(BUILD) -o bin/ ./cmd/dhow-agent ./cmd/dhow-fleet ./cmd/dhow
+
+# ONNX Runtime, pinned by hash; nothing is fetched when it is there.
+onnxruntime:
+	@install/onnxruntime/fetch
+
+# The demo's bundle: model, labels, golden samples, and the two WASM steps built from wasm/examples.
+bundle:
+	@models/examples/fashion/build build/fashion
+
+demo: binaries onnxruntime bundle
+	@bin/dhow demo --bundle build/fashion --photos models/examples/fashion/photos $(if $(KEEP),--keep)
+
+test: onnxruntime bundle
+	$(GO) test -timeout 9m ./...
+
+# Longer proofs of the same kinds; `make test` runs a short form of each.
+faults: binaries onnxruntime bundle
+	DHOW_FAULTS=long $(GO) test -timeout 60m -count=1 ./test/e2e/...
+
+bench: onnxruntime bundle
+	$(GO) run ./test/bench
+
+conformance:
+	test/conformance/oci/run
+
+# Needs an NVIDIA GPU with its driver; prints what it found where there is none.
+test-gpu:
+	DHOW_GPU=1 $(GO) test -count=1 -v ./agent/hardware/...
+
+tools: $(TOOLS)/.stamp
+$(TOOLS)/.stamp: test/tools/go.mod test/tools/go.sum test/tools/lint/go.mod test/tools/lint/go.sum
+	@mkdir -p $(TOOLS)
+	cd test/tools && GOBIN=$(TOOLS) $(GO) install tool
+	cd test/tools/lint && GOBIN=$(TOOLS) $(GO) install tool
+	@touch $@
+
+lint: tools
+	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "gofmt these files: $$out"; exit 1; fi
+	cd protocol/proto && PATH=$(TOOLS):$$PATH buf lint
+	$(GO) vet ./...
+	$(TOOLS)/golangci-lint run ./...
+
+proto: tools
+	cd protocol/proto && PATH=$(TOOLS):$$PATH buf generate
+
+clean:
+	rm -rf bin build
