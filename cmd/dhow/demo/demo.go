@@ -13,8 +13,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
+	"slices"
 	"time"
+
+	"github.com/dhowfleet/dhow/cmd/dhow/localfleet"
 )
 
 // Options say where the demo finds its parts.
@@ -31,27 +33,18 @@ type Options struct {
 	PhotosPerBranch int
 }
 
-// branch is one machine of the demo: a node of its own site.
+// branch is one machine of the demo with what it answered so far.
 type branch struct {
-	site, region string
-	agent        *process
-	dir          string
-	listen       string // address of the Open Inference endpoint
-	tokenFile    string
-	score        score
-	counted      uint64 // requests of this branch that the manager has added up
+	*localfleet.Node
+	score   score
+	counted uint64 // requests of this branch that the manager has added up
 }
-
-func (b *branch) url() string { return "http://" + b.listen }
 
 type demo struct {
 	Options
-	dir      string
-	cli      cli
-	fleet    *process
-	address  string // of the manager
+	fleet    *localfleet.Fleet
 	branches []*branch
-	photos   []photo
+	photos   []localfleet.Photo
 	started  time.Time
 	steps    int
 }
@@ -95,10 +88,20 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return fmt.Errorf("cannot make a folder for the demo: %w", err)
 	}
-	d := &demo{Options: o, dir: dir, started: time.Now()}
-	d.cli = cli{binary: filepath.Join(o.Bin, "dhow"), configHome: filepath.Join(dir, "operator"), echo: d.say}
+	d := &demo{Options: o, started: time.Now()}
+	nodes := []*localfleet.Node{
+		{Name: "deira-1", Region: "ae-dubai", Site: "deira"},
+		{Name: "marina-1", Region: "ae-dubai", Site: "marina"},
+		{Name: "rotterdam-1", Region: "eu-west", Site: "rotterdam"},
+	}
+	if d.fleet, err = localfleet.New(o.Bin, dir, d.say, nodes...); err != nil {
+		return err
+	}
+	for _, n := range nodes {
+		d.branches = append(d.branches, &branch{Node: n})
+	}
 	defer func() {
-		d.stopAll()
+		err = errors.Join(err, d.fleet.Stop())
 		if err != nil {
 			fmt.Fprintf(o.Out, "\nThe demo did not hold: %v\nLogs and state are in %s\n", err, dir)
 			return
@@ -122,96 +125,63 @@ func Run(ctx context.Context, o Options) (err error) {
 }
 
 func (d *demo) startFleet(ctx context.Context) error {
-	d.step("Start a fleet manager")
-	ports, err := freePorts(4)
-	if err != nil {
+	d.step("Start a fleet manager and tell it of two regions and three sites")
+	if err := d.fleet.Init(ctx); err != nil {
 		return err
 	}
-	d.address = ports[0]
-	for i, b := range []branch{{site: "deira", region: "ae-dubai"}, {site: "marina", region: "ae-dubai"}, {site: "rotterdam", region: "eu-west"}} {
-		b.listen = ports[i+1]
-		b.dir = filepath.Join(d.dir, b.site)
-		b.tokenFile = filepath.Join(d.dir, b.site+".token")
-		d.branches = append(d.branches, &b)
-	}
-	pin, err := d.initFleet(ctx)
-	if err != nil {
-		return err
-	}
-	if err := d.runFleet(ctx); err != nil {
-		return err
-	}
-	token := filepath.Join(d.dir, "fleet", "bootstrap-token")
-	if _, err := d.cli.run(ctx, "login", "--server", d.address, "--token-file", token, "--ca-sha256", pin); err != nil {
-		return err
-	}
-	file := filepath.Join(d.dir, "fleet.yaml")
-	if err := os.WriteFile(file, []byte(manifest), 0o600); err != nil {
-		return err
-	}
-	_, err = d.cli.run(ctx, "apply", "-f", file)
-	return err
+	return d.fleet.Apply(ctx, "fleet", manifest)
 }
 
 func (d *demo) startBranches(ctx context.Context) error {
 	d.step("Three branches join, each with a token of its own site")
 	for _, b := range d.branches {
-		out, err := d.cli.run(ctx, "node", "invite", "--region", b.region, "--site", b.site, "-o", "token")
-		if err != nil {
+		if err := d.fleet.Invite(ctx, b.Node); err != nil {
 			return err
 		}
-		if err := os.WriteFile(b.tokenFile, []byte(out), 0o600); err != nil {
-			return err
-		}
-		if err := d.runAgent(b); err != nil {
+		if err := d.fleet.StartAgent(b.Node); err != nil {
 			return err
 		}
 	}
 	return d.until(ctx, "all branches are connected", 20*time.Second, func(ctx context.Context) (string, error) {
-		nodes, err := d.cli.nodes(ctx)
+		nodes, err := d.fleet.CLI.Nodes(ctx)
 		if err != nil {
 			return "", err
 		}
 		connected, over := 0, map[string]int{}
-		for _, n := range nodes {
-			if n.GetNode().GetStatus().GetConnection() == "Connected" {
+		for _, status := range nodes {
+			if status.GetConnection() == "Connected" {
 				connected++
-				over[n.GetNode().GetStatus().GetTransport()]++
+				over[status.GetTransport()]++
 			}
 		}
 		if connected < len(d.branches) {
 			return "", fmt.Errorf("%d of %d are", connected, len(d.branches))
 		}
-		return fmt.Sprintf("connected over %s", counts(over)), nil
+		return "connected over " + counts(over), nil
 	})
 }
 
 func (d *demo) pushAndRollOut(ctx context.Context) error {
 	d.step("Publish a model with its code, and roll it out")
-	if _, err := d.cli.run(ctx, "model", "push", d.Bundle); err != nil {
+	if _, err := d.fleet.CLI.Run(ctx, "model", "push", d.Bundle); err != nil {
 		return err
 	}
-	file := filepath.Join(d.dir, "rollout.yaml")
-	if err := os.WriteFile(file, []byte(rollout), 0o600); err != nil {
-		return err
-	}
-	if _, err := d.cli.run(ctx, "apply", "-f", file); err != nil {
+	if err := d.fleet.Apply(ctx, "rollout", rollout); err != nil {
 		return err
 	}
 	return d.until(ctx, "the rollout is complete and every branch serves", 60*time.Second, func(ctx context.Context) (string, error) {
-		r, err := d.cli.rollout(ctx, "fashion-v1")
+		s, err := d.fleet.CLI.Rollout(ctx, "fashion-v1")
 		if err != nil {
 			return "", err
 		}
-		s := r.GetRollout().GetStatus()
 		if s.GetPhase() == "RolledBack" || s.GetPhase() == "Held" {
-			return "", final(fmt.Errorf("the rollout is %s: %s", s.GetPhase(), s.GetMessage()))
+			return "", localfleet.Final(fmt.Errorf("the rollout is %s: %s", s.GetPhase(), s.GetMessage()))
 		}
 		if s.GetPhase() != "Complete" {
 			return "", fmt.Errorf("it is %s: %s", s.GetPhase(), s.GetMessage())
 		}
 		for _, b := range d.branches {
-			if err := ready(ctx, b.url(), "fashion"); err != nil {
+			if err := localfleet.Ready(ctx, b.URL(), "fashion"); err != nil {
 				return "", err
 			}
 		}
@@ -222,7 +192,7 @@ func (d *demo) pushAndRollOut(ctx context.Context) error {
 func (d *demo) firstRound(ctx context.Context) error {
 	d.step(fmt.Sprintf("Send %d real photos to each branch", d.PhotosPerBranch))
 	var err error
-	if d.photos, err = readPhotos(d.Photos); err != nil {
+	if d.photos, err = localfleet.ReadPhotos(d.Photos); err != nil {
 		return err
 	}
 	for i, b := range d.branches {
@@ -230,7 +200,7 @@ func (d *demo) firstRound(ctx context.Context) error {
 			return err
 		}
 		if b.score.accuracy() < 0.8 {
-			return fmt.Errorf("%s answers with an accuracy of %.3f, the model has 0.89", b.site, b.score.accuracy())
+			return fmt.Errorf("%s answers with an accuracy of %.3f, the model has 0.89", b.Site, b.score.accuracy())
 		}
 	}
 	return nil
@@ -242,7 +212,7 @@ func (d *demo) countFirstRound(ctx context.Context) error {
 
 func (d *demo) loseManager(ctx context.Context) error {
 	d.step("The line goes down: kill the manager; branches go on")
-	d.fleet.kill()
+	d.fleet.Manager.Kill()
 	for i, b := range d.branches {
 		if err := d.classify(ctx, b, i*d.PhotosPerBranch, d.PhotosPerBranch/2); err != nil {
 			return fmt.Errorf("with no manager: %w", err)
@@ -253,15 +223,15 @@ func (d *demo) loseManager(ctx context.Context) error {
 
 func (d *demo) restartBranchOffline(ctx context.Context) error {
 	b := d.branches[0]
-	d.step(fmt.Sprintf("Restart the agent of %s with no manager to ask", b.site))
-	if err := b.agent.stop(15 * time.Second); err != nil {
+	d.step(fmt.Sprintf("Restart the agent of %s with no manager to ask", b.Site))
+	if err := b.Agent.Stop(15 * time.Second); err != nil {
 		return err
 	}
-	if err := d.runAgent(b); err != nil {
+	if err := d.fleet.StartAgent(b.Node); err != nil {
 		return err
 	}
 	if err := d.until(ctx, "it serves again", 20*time.Second, func(ctx context.Context) (string, error) {
-		return "", ready(ctx, b.url(), "fashion")
+		return "", localfleet.Ready(ctx, b.URL(), "fashion")
 	}); err != nil {
 		return err
 	}
@@ -270,7 +240,7 @@ func (d *demo) restartBranchOffline(ctx context.Context) error {
 
 func (d *demo) managerReturns(ctx context.Context) error {
 	d.step("Bring the manager back: what was counted meanwhile arrives, once")
-	if err := d.runFleet(ctx); err != nil {
+	if err := d.fleet.StartManager(ctx); err != nil {
 		return err
 	}
 	return d.until(ctx, "the outboxes are empty and every request is counted once", 40*time.Second, d.countsAgree)
@@ -279,7 +249,7 @@ func (d *demo) managerReturns(ctx context.Context) error {
 // countsAgree compares what the manager added up with what was sent. More than sent is final: nothing mends a request
 // counted twice.
 func (d *demo) countsAgree(ctx context.Context) (string, error) {
-	got, err := d.cli.requestsBySite(ctx)
+	got, err := d.fleet.CLI.RequestsBySite(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -287,17 +257,57 @@ func (d *demo) countsAgree(ctx context.Context) (string, error) {
 	var missing error
 	for _, b := range d.branches {
 		sent := uint64(b.score.sent)
-		b.counted = got[b.site]
+		b.counted = got[b.Site]
 		total += b.counted
-		if got[b.site] > sent {
-			return "", final(fmt.Errorf("%s: the manager counts %d requests, only %d were sent", b.site, got[b.site], sent))
+		if b.counted > sent {
+			return "", localfleet.Final(fmt.Errorf("%s: the manager counts %d requests, only %d were sent", b.Site, b.counted, sent))
 		}
-		if got[b.site] < sent {
-			missing = errors.Join(missing, fmt.Errorf("%s: the manager counts %d of %d requests", b.site, got[b.site], sent))
+		if b.counted < sent {
+			missing = errors.Join(missing, fmt.Errorf("%s: the manager counts %d of %d requests", b.Site, b.counted, sent))
 		}
 	}
 	if missing != nil {
 		return "", missing
 	}
 	return fmt.Sprintf("%d requests sent, %d counted", total, total), nil
+}
+
+// score is what a branch answered so far.
+type score struct {
+	sent, right int
+	latencies   []time.Duration
+}
+
+func (s *score) accuracy() float64 { return float64(s.right) / float64(max(1, s.sent)) }
+
+func (s *score) percentile(p float64) time.Duration {
+	if len(s.latencies) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(s.latencies))
+	return sorted[min(len(sorted)-1, int(p*float64(len(sorted))))]
+}
+
+// classify sends n photos one after the other, as a till or a camera would.
+func (d *demo) classify(ctx context.Context, b *branch, from, n int) error {
+	round := score{}
+	for i := range n {
+		p := d.photos[(from+i)%len(d.photos)]
+		begin := time.Now()
+		answer, err := localfleet.Infer(ctx, b.URL(), "fashion", fmt.Sprintf("%s-%d", b.Site, b.score.sent+i), p.Data)
+		if err != nil {
+			return fmt.Errorf("%s, photo %s: %w", b.Site, p.Name, err)
+		}
+		round.latencies = append(round.latencies, time.Since(begin))
+		round.sent++
+		if answer.Label == localfleet.Products[p.Label] {
+			round.right++
+		}
+	}
+	d.say(fmt.Sprintf("%-10s answered %d photos, accuracy %.3f, p50 %s, p99 %s", b.Site, n, round.accuracy(),
+		round.percentile(.5).Round(10*time.Microsecond), round.percentile(.99).Round(10*time.Microsecond)))
+	b.score.sent += round.sent
+	b.score.right += round.right
+	b.score.latencies = append(b.score.latencies, round.latencies...)
+	return nil
 }
