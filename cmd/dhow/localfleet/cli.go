@@ -74,13 +74,22 @@ func (c *CLI) Rollout(ctx context.Context, name string) (*fleetv1.RolloutStatus,
 
 // RequestsBySite returns the requests that the manager has counted.
 func (c *CLI) RequestsBySite(ctx context.Context) (map[string]uint64, error) {
+	return c.requests(ctx, (*fleetv1.NodeTotals).GetSite)
+}
+
+// RequestsByNode returns the requests that the manager has counted.
+func (c *CLI) RequestsByNode(ctx context.Context) (map[string]uint64, error) {
+	return c.requests(ctx, (*fleetv1.NodeTotals).GetNode)
+}
+
+func (c *CLI) requests(ctx context.Context, by func(*fleetv1.NodeTotals) string) (map[string]uint64, error) {
 	var totals fleetv1.GetTotalsResponse
 	if err := c.into(ctx, &totals, "totals"); err != nil {
 		return nil, err
 	}
-	sites := map[string]uint64{}
+	sum := map[string]uint64{}
 	for _, t := range totals.GetTotals() {
-		sites[t.GetSite()] += t.GetTotals().GetRequests()
+		sum[by(t)] += t.GetTotals().GetRequests()
 	}
-	return sites, nil
+	return sum, nil
 }

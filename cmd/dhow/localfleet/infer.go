@@ -60,7 +60,6 @@ type inferTensor struct {
 	Shape      []int64        `json:"shape,omitempty"`
 	Datatype   string         `json:"datatype,omitempty"`
 	Parameters map[string]any `json:"parameters,omitempty"`
-	Data       []string       `json:"data,omitempty"`
 }
 
 // Answer is what a model said of a photo.
@@ -81,39 +80,64 @@ func Infer(ctx context.Context, url, model, id string, photo []byte) (Answer, er
 	}
 	body := binary.LittleEndian.AppendUint32(slices.Clone(header), uint32(len(photo)))
 	body = append(body, photo...)
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url+"/v2/models/"+model+"/infer", bytes.NewReader(body))
+	answer, err := post(ctx, url, model, body, len(header))
 	if err != nil {
 		return Answer{}, err
-	}
-	req.Header.Set("Content-Type", "application/octet-stream")
-	req.Header.Set("Inference-Header-Content-Length", strconv.Itoa(len(header)))
-	resp, err := client.Do(req)
-	if err != nil {
-		return Answer{}, err
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
-	if err != nil {
-		return Answer{}, err
-	}
-	if resp.StatusCode != http.StatusOK {
-		return Answer{}, fmt.Errorf("%s: %s", resp.Status, text)
-	}
-	var answer struct {
-		ID      string        `json:"id"`
-		Version string        `json:"model_version"`
-		Outputs []inferTensor `json:"outputs"`
-	}
-	if err := json.Unmarshal(text, &answer); err != nil {
-		return Answer{}, fmt.Errorf("the answer is no JSON: %w", err)
 	}
 	if answer.ID != id {
 		return Answer{}, fmt.Errorf("the answer is to request %q, not to %q", answer.ID, id)
 	}
-	if len(answer.Outputs) != 1 || len(answer.Outputs[0].Data) == 0 {
-		return Answer{}, fmt.Errorf("the answer holds no label: %s", text)
+	var labels []string
+	if len(answer.Outputs) != 1 || json.Unmarshal(answer.Outputs[0].Data, &labels) != nil || len(labels) == 0 {
+		return Answer{}, fmt.Errorf("the answer holds no label: %v", answer.Outputs)
 	}
-	return Answer{Label: answer.Outputs[0].Data[0], Version: answer.Version}, nil
+	return Answer{Label: labels[0], Version: answer.Version}, nil
+}
+
+// PostInfer sends a request that is already written as JSON and returns which version answered.
+func PostInfer(ctx context.Context, url, model string, body []byte) (Answer, error) {
+	answer, err := post(ctx, url, model, body, 0)
+	return Answer{Version: answer.Version}, err
+}
+
+type response struct {
+	ID      string `json:"id"`
+	Version string `json:"model_version"`
+	Outputs []struct {
+		Name string          `json:"name"`
+		Data json.RawMessage `json:"data"`
+	} `json:"outputs"`
+}
+
+// post sends one request; headerLength is that of the JSON part of a binary request, or 0.
+func post(ctx context.Context, url, model string, body []byte, headerLength int) (response, error) {
+	var answer response
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url+"/v2/models/"+model+"/infer", bytes.NewReader(body))
+	if err != nil {
+		return answer, err
+	}
+	if headerLength > 0 {
+		req.Header.Set("Content-Type", "application/octet-stream")
+		req.Header.Set("Inference-Header-Content-Length", strconv.Itoa(headerLength))
+	} else {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return answer, err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err != nil {
+		return answer, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return answer, fmt.Errorf("%s: %s", resp.Status, text)
+	}
+	if err := json.Unmarshal(text, &answer); err != nil {
+		return answer, fmt.Errorf("the answer is no JSON: %w", err)
+	}
+	return answer, nil
 }
 
 // Ready asks whether a node serves a model.

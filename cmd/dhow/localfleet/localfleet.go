@@ -49,21 +49,34 @@ func New(bin, dir string, say func(string), nodes ...*Node) (*Fleet, error) {
 	if say == nil {
 		say = func(string) {}
 	}
-	ports, err := freePorts(1 + len(nodes))
+	ports, err := freePorts(1)
 	if err != nil {
 		return nil, err
 	}
-	f := &Fleet{Bin: bin, Dir: dir, Address: ports[0], Nodes: nodes, Say: say}
+	f := &Fleet{Bin: bin, Dir: dir, Address: ports[0], Say: say}
 	f.CLI = CLI{binary: filepath.Join(bin, "dhow"), configHome: filepath.Join(dir, "operator"), echo: say}
-	for i, n := range nodes {
-		n.Listen = ports[i+1]
-		n.Dir = filepath.Join(dir, n.Name)
-		n.TokenFile = filepath.Join(dir, n.Name+".token")
-		if n.Server == "" {
-			n.Server = f.Address
+	for _, n := range nodes {
+		if _, err := f.Add(n); err != nil {
+			return nil, err
 		}
 	}
 	return f, nil
+}
+
+// Add lays out one more node.
+func (f *Fleet) Add(n *Node) (*Node, error) {
+	ports, err := freePorts(1)
+	if err != nil {
+		return nil, err
+	}
+	n.Listen = ports[0]
+	n.Dir = filepath.Join(f.Dir, n.Name)
+	n.TokenFile = filepath.Join(f.Dir, n.Name+".token")
+	if n.Server == "" {
+		n.Server = f.Address
+	}
+	f.Nodes = append(f.Nodes, n)
+	return n, nil
 }
 
 // Init makes the manager's data and logs the operator's command line in, which needs a running manager: so it starts

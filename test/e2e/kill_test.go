@@ -1,0 +1,257 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/dhowfleet/dhow/cmd/dhow/localfleet"
+)
+
+// The model's own names, and the telemetry table that holds one row a request.
+const (
+	plainOutput    = "logits"
+	telemetryTable = "rows"
+)
+
+// points returns the failpoints named in the product's source under the given folders, so that a new write point is
+// killed at from the day it is written.
+func points(t *testing.T, dirs ...string) []string {
+	t.Helper()
+	found := map[string]bool{}
+	for _, dir := range dirs {
+		must(t, filepath.WalkDir(filepath.Join(root, dir), func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			f, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+			if err != nil {
+				return err
+			}
+			ast.Inspect(f, func(n ast.Node) bool {
+				call, ok := n.(*ast.CallExpr)
+				if !ok || len(call.Args) != 1 {
+					return true
+				}
+				sel, ok := call.Fun.(*ast.SelectorExpr)
+				if !ok || sel.Sel.Name != "Here" {
+					return true
+				}
+				if lit, ok := call.Args[0].(*ast.BasicLit); ok {
+					if name, err := strconv.Unquote(lit.Value); err == nil {
+						found[name] = true
+					}
+				}
+				return true
+			})
+			return nil
+		}))
+	}
+	if len(found) == 0 {
+		t.Fatalf("no failpoints found in %v", dirs)
+	}
+	out := make([]string, 0, len(found))
+	for name := range found {
+		out = append(out, name)
+	}
+	slices.Sort(out)
+	return out
+}
+
+func contains(err error, text string) bool { return err != nil && strings.Contains(err.Error(), text) }
+
+// image is a request to the plain model: one zero image, as JSON.
+var image = []byte(`{"inputs":[{"name":"image","datatype":"FP32","shape":[1,1,28,28],"data":[` + strings.TrimSuffix(strings.Repeat("0,", 784), ",") + `]}]}`)
+
+// traffic sends requests until the context ends or the node is gone, and returns how many were answered.
+func traffic(ctx context.Context, n *localfleet.Node) int {
+	answered := 0
+	for ctx.Err() == nil && n.Agent.Running() {
+		if _, err := localfleet.PostInfer(ctx, n.URL(), "plain", image); err == nil {
+			answered++
+		} else {
+			time.Sleep(20 * time.Millisecond)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	return answered
+}
+
+// settle waits until the node serves the version and the manager has counted exactly the rows of its telemetry.
+func settle(t *testing.T, f *localfleet.Fleet, n *localfleet.Node, version string) {
+	t.Helper()
+	must(t, localfleet.Until(t.Context(), 45*time.Second, func(ctx context.Context) error {
+		if !n.Agent.Running() {
+			return localfleet.Final(fmt.Errorf("the agent ended: %s", n.Agent.Tail()))
+		}
+		answer, err := localfleet.PostInfer(ctx, n.URL(), "plain", image)
+		if err != nil {
+			return err
+		}
+		if answer.Version != version {
+			return fmt.Errorf("version %q answers, want %q", answer.Version, version)
+		}
+		return nil
+	}))
+	must(t, localfleet.Until(t.Context(), 30*time.Second, func(ctx context.Context) error {
+		nodes, err := f.CLI.RequestsByNode(ctx)
+		if err != nil {
+			return err
+		}
+		rows, counted := rowsOf(t, n), nodes[n.Name]
+		if counted > rows {
+			return localfleet.Final(fmt.Errorf("%s: the manager counts %d requests, telemetry has only %d", n.Name, counted, rows))
+		}
+		if counted < rows {
+			return fmt.Errorf("%s: the manager counts %d of %d requests", n.Name, counted, rows)
+		}
+		return nil
+	}))
+}
+
+// TestAgentKilledAtEveryWritePoint kills an agent at each place where it writes state, from enrolment to the delivery
+// of what it counted, and wants the old or the new state after a restart: it serves what it should, and no request is
+// lost or counted twice.
+func TestAgentKilledAtEveryWritePoint(t *testing.T) {
+	names := points(t, "agent", "models/blob", "protocol")
+	f := newFleet(t)
+	for _, version := range []string{"1", "2"} {
+		_, err := f.CLI.Run(t.Context(), "model", "push", plainBundle(t, version))
+		must(t, err)
+	}
+	must(t, rollOut(t.Context(), f, "plain", "1"))
+	for i, point := range names {
+		t.Run(point, func(t *testing.T) {
+			n, err := f.Add(&localfleet.Node{Name: fmt.Sprintf("k%d", i), Region: "ae-dubai", Site: "deira"})
+			must(t, err)
+			must(t, f.Invite(t.Context(), n))
+			must(t, f.StartAgent(n, "DHOW_FAILPOINT="+point))
+			killed := run(t, n, 6*time.Second)
+			if killed {
+				must(t, f.StartAgent(n))
+			}
+			settle(t, f, n, "1")
+			t.Logf("killed there: %v", killed)
+			must(t, n.Agent.Stop(10*time.Second))
+		})
+	}
+}
+
+// run sends traffic until the agent has killed itself or the time is over.
+func run(t *testing.T, n *localfleet.Node, patience time.Duration) (killed bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	traffic(ctx, n)
+	return !n.Agent.Running()
+}
+
+// TestManagerKilledAtEveryWritePoint kills the manager at each place where it writes state while nodes join, models are
+// pushed, rollouts change and counts arrive.
+func TestManagerKilledAtEveryWritePoint(t *testing.T) {
+	names := points(t, "fleet", "models/blob")
+	f := newFleet(t, "n1")
+	n := f.Nodes[0]
+	must(t, f.Invite(t.Context(), n))
+	must(t, f.StartAgent(n))
+	_, err := f.CLI.Run(t.Context(), "model", "push", plainBundle(t, "1"))
+	must(t, err)
+	must(t, rollOut(t.Context(), f, "plain", "1"))
+	settle(t, f, n, "1")
+	for i, point := range names {
+		t.Run(point, func(t *testing.T) {
+			version := strconv.Itoa(i + 2)
+			must(t, f.Manager.Stop(10*time.Second))
+			// The manager may die while it starts: that is a point like another.
+			if err := f.StartManager(t.Context(), "DHOW_FAILPOINT="+point); err != nil && f.Manager.Running() {
+				t.Fatal(err)
+			}
+			dir := plainBundle(t, version)
+			act := func(ctx context.Context) {
+				ctx, cancel := context.WithTimeout(ctx, 8*time.Second)
+				defer cancel()
+				go traffic(ctx, n)
+				// Errors are what a dying manager gives; what must hold is checked after its restart.
+				_, _ = f.CLI.Quiet(ctx, "model", "push", dir)
+				_ = rollOut(ctx, f, "plain", version)
+				_, _ = f.CLI.Quiet(ctx, "node", "invite", "--region", "ae-dubai", "--site", "deira", "-o", "token")
+				for ctx.Err() == nil && f.Manager.Running() {
+					if s, err := f.CLI.Rollout(ctx, "plain-v"+version); err == nil && s.GetPhase() == "Complete" {
+						time.Sleep(1500 * time.Millisecond) // one more delivery
+						return
+					}
+				}
+			}
+			act(t.Context())
+			killed := !f.Manager.Running()
+			if killed {
+				must(t, f.StartManager(t.Context()))
+			}
+			// What the dying manager may not have taken is said again, as an operator would.
+			must(t, localfleet.Until(t.Context(), 20*time.Second, func(ctx context.Context) error {
+				_, err := f.CLI.Quiet(ctx, "model", "push", dir)
+				return err
+			}))
+			must(t, rollOut(t.Context(), f, "plain", version))
+			settle(t, f, n, version)
+			t.Logf("killed there: %v", killed)
+		})
+	}
+}
+
+// TestKilledAtRandomMoments kills agent and manager in turn during rollouts and deliveries. The seed is printed.
+func TestKilledAtRandomMoments(t *testing.T) {
+	rounds := 12
+	if os.Getenv("DHOW_FAULTS") == "long" {
+		rounds = 200
+	}
+	seed := uint64(time.Now().UnixNano())
+	if s, err := strconv.ParseUint(os.Getenv("DHOW_SEED"), 10, 64); err == nil {
+		seed = s
+	}
+	t.Logf("DHOW_SEED=%d, %d kills", seed, rounds)
+	random := rand.New(rand.NewPCG(seed, 0))
+	f := newFleet(t, "n1")
+	n := f.Nodes[0]
+	must(t, f.Invite(t.Context(), n))
+	must(t, f.StartAgent(n))
+	for _, version := range []string{"1", "2"} {
+		_, err := f.CLI.Run(t.Context(), "model", "push", plainBundle(t, version))
+		must(t, err)
+	}
+	version := "1"
+	must(t, rollOut(t.Context(), f, "plain", version))
+	for i := range rounds {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(random.Int64N(int64(1500*time.Millisecond))))
+		traffic(ctx, n)
+		cancel()
+		if random.IntN(2) == 0 {
+			n.Agent.Kill()
+			must(t, f.StartAgent(n))
+		} else {
+			f.Manager.Kill()
+			must(t, f.StartManager(t.Context()))
+			version = map[string]string{"1": "2", "2": "1"}[version]
+			_, err := f.CLI.Quiet(t.Context(), "delete", "rollout", "plain-v"+map[string]string{"1": "2", "2": "1"}[version])
+			if err != nil && !contains(err, "not found") {
+				t.Fatal(err)
+			}
+			must(t, rollOut(t.Context(), f, "plain", version))
+		}
+		if i%20 == 19 {
+			settle(t, f, n, version)
+		}
+	}
+	settle(t, f, n, version)
+}
