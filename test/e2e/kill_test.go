@@ -21,7 +21,7 @@ import (
 
 // The model's own names, and the telemetry table that holds one row a request.
 const (
-	plainOutput    = "logits"
+	plainOutput    = "probabilities"
 	telemetryTable = "rows"
 )
 
