@@ -82,9 +82,11 @@ func TestBadBundlesAreRefusedAtPush(t *testing.T) {
 		{"not a model", func(dir string) error {
 			return os.WriteFile(filepath.Join(dir, "model.onnx"), []byte("<html>404</html>"), 0o600)
 		}, "model.onnx"},
-		{"unknown key", func(dir string) error { return edit(dir, "budgets:", "bugdets:") }, "bugdets"},
+		{"unknown key", func(dir string) error { return edit(dir, "budgets:", "allowance:") }, "allowance"},
 		{"wrong input name", func(dir string) error { return edit(dir, "name: image", "name: picture") }, "picture"},
-		{"wrong datatype", func(dir string) error { return edit(dir, "datatype: FP32, shape: [-1, 1, 28, 28]", "datatype: INT64, shape: [-1, 1, 28, 28]") }, "image"},
+		{"wrong datatype", func(dir string) error {
+			return edit(dir, "datatype: FP32, shape: [-1, 1, 28, 28]", "datatype: INT64, shape: [-1, 1, 28, 28]")
+		}, "image"},
 		{"wrong shape", func(dir string) error { return edit(dir, "[-1, 1, 28, 28]", "[-1, 3, 28, 28]") }, "image"},
 		{"file outside", func(dir string) error { return edit(dir, "file: model.onnx", "file: ../../../etc/passwd") }, "../../../etc/passwd"},
 	} {

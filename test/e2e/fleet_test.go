@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	_ "github.com/mattn/go-sqlite3"
 
@@ -94,20 +93,6 @@ func rollOut(ctx context.Context, f *localfleet.Fleet, model, version string) er
 metadata: {name: %s-v%s}
 spec: {model: %s, version: %q, stages: [{name: all}]}
 `, model, version, model, version))
-}
-
-func awaitRollout(t *testing.T, f *localfleet.Fleet, name string, patience time.Duration) {
-	t.Helper()
-	must(t, localfleet.Until(t.Context(), patience, func(ctx context.Context) error {
-		s, err := f.CLI.Rollout(ctx, name)
-		if err != nil {
-			return err
-		}
-		if s.GetPhase() != "Complete" {
-			return fmt.Errorf("rollout %s is %s: %s", name, s.GetPhase(), s.GetMessage())
-		}
-		return nil
-	}))
 }
 
 // rowsOf counts the requests that a node's telemetry holds. The node must have been stopped or be idle.
