@@ -1,0 +1,268 @@
+package onnxruntime
+
+// #include "direct.h"
+// #cgo nocallback dhow_run_call
+// #cgo nocallback dhow_run_release
+import "C"
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"sync"
+	"time"
+	"unsafe"
+
+	"github.com/dhowfleet/dhow/agent/inference"
+	"github.com/dhowfleet/dhow/models/tensor"
+)
+
+// watchEvery is how often a running call looks whether its context has ended. Most calls are over before the first look.
+const watchEvery = 10 * time.Millisecond
+
+const invalidArgument = 2 // OrtErrorCode ORT_INVALID_ARGUMENT
+
+// call is the state of one request in the runtime, reused by the next.
+type call struct {
+	model    *model
+	c        *C.dhow_run
+	in, out  []C.dhow_slot // views of c's arrays
+	outNames []*C.char
+	specs    []*tensor.Spec // of the outputs in this call
+	order    []int
+	pin      runtime.Pinner
+	aligned  [][]byte // a copy of each input that did not lie on its element's boundary
+
+	mu      sync.Mutex
+	ctx     context.Context // of the running call, nil between calls
+	stopped bool
+	timer   *time.Timer
+}
+
+func newCall(m *model) (*call, error) {
+	c := C.dhow_run_new(C.size_t(len(m.inputs)), C.size_t(len(m.outputs)))
+	if c == nil {
+		return nil, errors.New("cannot prepare a call of the model: out of memory")
+	}
+	r := &call{
+		model:    m,
+		c:        c,
+		in:       unsafe.Slice(c.in, len(m.inputs)),
+		out:      unsafe.Slice(c.out, len(m.outputs)),
+		outNames: unsafe.Slice((**C.char)(unsafe.Pointer(c.out_names)), len(m.outputs)),
+		aligned:  make([][]byte, len(m.inputs)),
+	}
+	copy(unsafe.Slice((**C.char)(unsafe.Pointer(c.in_names)), len(m.inputs)), m.inNames)
+	r.timer = time.AfterFunc(time.Hour, r.watch)
+	r.timer.Stop()
+	return r, nil
+}
+
+func (r *call) free() {
+	r.timer.Stop()
+	C.dhow_run_free(r.c)
+	r.c = nil
+}
+
+// forget drops what the last request left behind.
+func (r *call) forget() {
+	r.pin.Unpin()
+	for i, b := range r.aligned {
+		if cap(b) > 1<<20 {
+			r.aligned[i] = nil
+		}
+	}
+}
+
+func (r *call) run(ctx context.Context, in []tensor.Tensor, wanted []string) ([]tensor.Tensor, error) {
+	if err := r.setInputs(in); err != nil {
+		return nil, err
+	}
+	if err := r.setOutputs(wanted); err != nil {
+		return nil, err
+	}
+	r.start(ctx)
+	failed := C.dhow_run_call(r.model.raw, r.c) != 0
+	stopped := r.end()
+	runtime.KeepAlive(in)
+	if stopped && failed {
+		return nil, ctx.Err()
+	}
+	if failed {
+		sentence := tidy(C.GoString(&r.c.error[0]))
+		if r.c.code == invalidArgument {
+			return nil, inference.Inputf("the model refuses the input: %s", sentence)
+		}
+		return nil, errors.New("the model failed: " + sentence)
+	}
+	defer C.dhow_run_release(r.c)
+	return r.outputs()
+}
+
+func (r *call) setInputs(in []tensor.Tensor) error {
+	specs := r.model.inputs
+	if r.model.anyShape != nil {
+		specs = r.model.specsFor(in)
+	}
+	var err error
+	if r.order, err = inference.Check(specs, in, r.order); err != nil {
+		return err
+	}
+	for i, j := range r.order {
+		t, slot := &in[j], &r.in[i]
+		slot._type = elementTypes[t.Datatype]
+		slot.rank = C.int32_t(len(t.Shape))
+		for d, n := range t.Shape {
+			slot.shape[d] = C.int64_t(n)
+		}
+		slot.size = C.size_t(len(t.Data))
+		slot.source = 0
+		if len(t.Data) == 0 {
+			continue
+		}
+		data := t.Data
+		switch size := t.Datatype.Size(); {
+		case t.Datatype == tensor.Bool:
+			for _, b := range data {
+				if b > 1 {
+					return inference.Inputf("input %q has the byte %d, a BOOL is 0 or 1", t.Name, b)
+				}
+			}
+		case size > 1 && uintptr(unsafe.Pointer(&data[0]))%uintptr(size) != 0:
+			// The allocator aligns what is as large as a word.
+			if cap(r.aligned[i]) < len(data) {
+				r.aligned[i] = make([]byte, max(len(data), 16))
+			}
+			data = r.aligned[i][:len(data)]
+			copy(data, t.Data)
+		}
+		r.pin.Pin(&data[0])
+		// An address and not a pointer: C memory must not hold what the collector would take for a live reference.
+		slot.source = C.uintptr_t(uintptr(unsafe.Pointer(&data[0])))
+	}
+	return nil
+}
+
+// specsFor gives the inputs without a declared rank the shape that the request has.
+func (m *model) specsFor(in []tensor.Tensor) []tensor.Spec {
+	specs := append([]tensor.Spec(nil), m.inputs...)
+	for i := range specs {
+		for j := range in {
+			if m.anyShape[i] && in[j].Name == specs[i].Name {
+				specs[i].Shape = in[j].Shape
+			}
+		}
+	}
+	return specs
+}
+
+func (r *call) setOutputs(wanted []string) error {
+	r.specs = r.specs[:0]
+	if len(wanted) == 0 {
+		for i := range r.model.outputs {
+			r.addOutput(i)
+		}
+	}
+	for w, name := range wanted {
+		for _, earlier := range wanted[:w] {
+			if earlier == name {
+				return inference.Inputf("output %q is asked for twice", name)
+			}
+		}
+		found := false
+		for i := range r.model.outputs {
+			if r.model.outputs[i].Name == name {
+				r.addOutput(i)
+				found = true
+				break
+			}
+		}
+		if !found {
+			return r.model.noOutput(name)
+		}
+	}
+	r.c.nout = C.size_t(len(r.specs))
+	return nil
+}
+
+func (r *call) addOutput(i int) {
+	r.outNames[len(r.specs)] = r.model.outNames[i]
+	r.specs = append(r.specs, &r.model.outputs[i])
+}
+
+func (m *model) noOutput(name string) error {
+	for _, u := range m.unserved {
+		if u == name {
+			return inference.Inputf("output %q is no tensor (a sequence or map) and cannot be served; ask for the others", name)
+		}
+	}
+	return inference.Inputf("the model has no output %q", name)
+}
+
+// outputs copies what the runtime computed.
+func (r *call) outputs() ([]tensor.Tensor, error) {
+	out := make([]tensor.Tensor, len(r.specs))
+	ranks := 0
+	for i := range out {
+		ranks += int(r.out[i].rank)
+	}
+	shapes := make([]int64, ranks)
+	for i := range out {
+		slot := &r.out[i]
+		t := &out[i]
+		t.Name = r.specs[i].Name
+		t.Datatype = datatype(slot._type)
+		rank := int(slot.rank)
+		t.Shape, shapes = shapes[:rank:rank], shapes[rank:]
+		for d := range t.Shape {
+			t.Shape[d] = int64(slot.shape[d])
+		}
+		computed := unsafe.Slice((*byte)(slot.data), int(slot.size))
+		t.Data = make([]byte, len(computed))
+		copy(t.Data, computed)
+		if !t.Datatype.Valid() {
+			return nil, errors.New("the model failed: output " + t.Name + " has a type that cannot be served")
+		}
+	}
+	return out, nil
+}
+
+func (r *call) start(ctx context.Context) {
+	if ctx.Done() == nil {
+		return
+	}
+	r.mu.Lock()
+	r.ctx = ctx
+	r.timer.Reset(watchEvery)
+	r.mu.Unlock()
+}
+
+// end reports whether the call was told to stop.
+func (r *call) end() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ctx == nil {
+		return false
+	}
+	r.ctx = nil
+	r.timer.Stop()
+	stopped := r.stopped
+	if stopped {
+		C.dhow_run_unstop(r.c)
+		r.stopped = false
+	}
+	return stopped
+}
+
+func (r *call) watch() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.ctx == nil: // the call ended while the timer fired
+	case r.ctx.Err() != nil:
+		r.stopped = true
+		C.dhow_run_stop(r.c)
+	default:
+		r.timer.Reset(watchEvery)
+	}
+}
