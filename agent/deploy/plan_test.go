@@ -100,6 +100,9 @@ func (n *node) do(a Action) error {
 		if c.State == Failed {
 			return fmt.Errorf("%s of %s, which failed", a.Kind, a.Key)
 		}
+		if slices.ContainsFunc(n.copies, func(o Copy) bool { return o.Busy == a.Kind }) {
+			return fmt.Errorf("%s of %s beside another %s", a.Kind, a.Key, a.Kind)
+		}
 		c.Busy, c.BusySince = a.Kind, n.now
 		if a.Kind == Load {
 			c.Crashes++
@@ -425,6 +428,41 @@ func TestACopyThatKillsTheProcessStepsAside(t *testing.T) {
 	}
 	if !routed(n.routes["fashion"], Key{Model: "fashion", Version: "0", Digest: digests[0]}) {
 		t.Fatal("the old copy does not serve")
+	}
+}
+
+// TestThePredecessorStaysUntilTheSuccessorIsProven: a successor that served for a moment and then kills the process
+// finds its predecessor on disk, and it is the predecessor that is loaded first.
+func TestThePredecessorStaysUntilTheSuccessorIsProven(t *testing.T) {
+	n := newNode()
+	for _, d := range []*Desired{one(0, 0), one(1, 0)} {
+		n.desired = d
+		for range 30 {
+			if err := n.perform(Plan(n.snapshot(), n.now)); err != nil {
+				t.Fatal(err)
+			}
+			for i := range n.copies {
+				if n.copies[i].Busy != None {
+					n.end(&n.copies[i], Outcome{})
+				}
+			}
+		}
+	}
+	old, successor := Key{Model: "fashion", Version: "0", Digest: digests[0]}, n.desired.Copies[0].Key
+	if c := n.copy(old); c == nil || c.State != Draining || !routed(n.routes["fashion"], successor) {
+		t.Fatalf("the predecessor is %+v, the routes are %v", c, n.routes)
+	}
+	n.copy(successor).Crashes = 1
+	n.reboot()
+	got := Plan(n.snapshot(), n.now)
+	if len(got) != 1 || got[0].Kind != Load || got[0].Key != old {
+		t.Fatalf("the plan is %v, want a load of %s alone", got, old)
+	}
+	if err := n.settle(); err != nil {
+		t.Fatal(err)
+	}
+	if n.copy(old) != nil || !routed(n.routes["fashion"], successor) {
+		t.Fatalf("it came to rest with %v, routed %v", n.copies, n.routes)
 	}
 }
 
