@@ -60,9 +60,10 @@ const (
 
 // Limits of the decisions.
 const (
-	// MaxCrashes is how often in a row the process may die while it loads a copy before the copy is failed. It is two,
-	// so that a power cut during a load does not condemn a bundle.
-	MaxCrashes = 2
+	// MaxCrashes is how often in a row the process may die while it loads a copy before the copy is failed. After the
+	// first time the copy already steps aside: it is loaded again only when everything else is. It takes three, so that
+	// power cuts and kills that happen to hit a load do not condemn a bundle.
+	MaxCrashes = 3
 	// Soak is how long a successor serves before its predecessor leaves the disk.
 	Soak = time.Minute
 	// MaxCopies bounds a desired state.
