@@ -30,22 +30,20 @@ type span struct {
 
 // Split is a division of all points. The zero value has no variant.
 type Split struct {
-	spans []span
-	rest  int // the variant that has all other points, or -1
+	variants int
+	spans    []span
+	rest     int // the variant that has all other points
 }
 
 // NewSplit divides the points among shares. It always divides all of them: shares beyond the whole are cut in order,
 // and what no share covers goes to the first baseline, or to the first variant when there is no baseline.
 func NewSplit(shares []Share) Split {
-	s := Split{rest: -1}
+	s := Split{variants: len(shares)}
 	for i := range shares {
 		if shares[i].Baseline {
 			s.rest = i
 			break
 		}
-	}
-	if s.rest < 0 && len(shares) > 0 {
-		s.rest = 0
 	}
 	var bottom, top uint32 = 0, Whole
 	for i, nth := 0, 0; i < len(shares); i++ {
@@ -76,7 +74,12 @@ func (s *Split) Pick(point uint32) int {
 			return s.spans[i].variant
 		}
 	}
-	if len(s.spans) == 0 && s.rest < 0 {
+	return s.Rest()
+}
+
+// Rest returns the index of the variant that has what the candidates leave, or -1 when there is no variant.
+func (s *Split) Rest() int {
+	if s.variants == 0 {
 		return -1
 	}
 	return s.rest

@@ -42,9 +42,10 @@ func TestSharesAreMetExactly(t *testing.T) {
 			t.Errorf("%v: %v, want %v", c.shares, got, c.want)
 		}
 	}
+	var zero Split
 	none := NewSplit(nil)
-	if got := none.Pick(5); got != -1 {
-		t.Errorf("no variants, but variant %d", got)
+	if a, b, c := none.Pick(5), zero.Pick(5), zero.Rest(); a != -1 || b != -1 || c != -1 {
+		t.Errorf("no variants, but variants %d, %d, %d", a, b, c)
 	}
 }
 
