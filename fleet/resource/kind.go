@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	fleetv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/fleet/v1"
@@ -171,4 +172,36 @@ func Matches(r *fleetv1.Resource, selector map[string]string) bool {
 		}
 	}
 	return true
+}
+
+// Merge returns what existing becomes when declared is applied to it: labels and spec of declared, all else of
+// existing. existing may be nil. Neither is changed, and the result shares parts of both.
+func Merge(existing, declared *fleetv1.Resource) *fleetv1.Resource {
+	out := Declared(declared)
+	if existing == nil {
+		return out
+	}
+	m := existing.GetMetadata()
+	out.Metadata.Generation, out.Metadata.ResourceVersion = m.GetGeneration(), m.GetResourceVersion()
+	out.Metadata.CreatedAt, out.Metadata.UpdatedAt = m.GetCreatedAt(), m.GetUpdatedAt()
+	switch body := out.GetBody().(type) {
+	case *fleetv1.Resource_Region:
+		body.Region.Status = existing.GetRegion().GetStatus()
+	case *fleetv1.Resource_Site:
+		body.Site.Status = existing.GetSite().GetStatus()
+	case *fleetv1.Resource_Model:
+		body.Model.Status = existing.GetModel().GetStatus()
+	case *fleetv1.Resource_Rollout:
+		body.Rollout.Status = existing.GetRollout().GetStatus()
+	case *fleetv1.Resource_Node:
+		body.Node.Status = existing.GetNode().GetStatus()
+	}
+	return out
+}
+
+// SameDeclaration reports whether applying b would leave a as it is.
+func SameDeclaration(a, b *fleetv1.Resource) bool {
+	x, y := Declared(a), Declared(b)
+	x.Metadata.ResourceVersion, y.Metadata.ResourceVersion = 0, 0
+	return proto.Equal(x, y)
 }

@@ -73,17 +73,27 @@ func (w *World) rollout(p *problems, s *fleetv1.RolloutSpec) {
 		}
 	}
 	for i, stage := range s.GetStages() {
-		path := fmt.Sprintf("spec.stages[%d].select", i)
-		region, site := stage.GetSelect().GetRegion(), stage.GetSelect().GetSite()
-		if region != "" {
-			w.exists(p, path+".region", KindRegion, region)
-		}
-		if site == "" || !w.exists(p, path+".site", KindSite, site) {
-			continue
-		}
-		if at := w.Get(KindSite, site).GetSite().GetSpec().GetRegion(); region != "" && at != region {
-			p.add(path+".site", "the site %s is in the region %s, not in %s", site, at, region)
-		}
+		w.place(p, fmt.Sprintf("spec.stages[%d].select", i), stage.GetSelect().GetRegion(), stage.GetSelect().GetSite())
+	}
+}
+
+// CheckPlace returns what is wrong with a region and a site of it; an empty name is not looked at.
+func (w *World) CheckPlace(region, site string) []Problem {
+	var p problems
+	w.place(&p, "", region, site)
+	return p
+}
+
+func (w *World) place(p *problems, path, region, site string) {
+	at := func(field string) string { return strings.TrimPrefix(path+"."+field, ".") }
+	if region != "" {
+		w.exists(p, at("region"), KindRegion, region)
+	}
+	if site == "" || !w.exists(p, at("site"), KindSite, site) {
+		return
+	}
+	if in := w.Get(KindSite, site).GetSite().GetSpec().GetRegion(); region != "" && in != region {
+		p.add(at("site"), "the site %s is in the region %s, not in %s", site, in, region)
 	}
 }
 
