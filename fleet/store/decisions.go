@@ -10,6 +10,7 @@ import (
 	"time"
 
 	fleetv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/fleet/v1"
+	"github.com/dhowfleet/dhow/test/failpoint"
 )
 
 const maxReleasesPerModel = 100
@@ -56,7 +57,7 @@ func (s *Store) AllDesired(ctx context.Context) (map[string]Desired, error) {
 // one when, and only when, the bytes differ from those that are there. Nodes that are gone are left out.
 func (s *Store) SetDesired(ctx context.Context, states map[string][]byte) ([]Desired, error) {
 	var out []Desired
-	err := s.write(ctx, "store/desired", func(tx *sql.Tx) error {
+	err := s.write(ctx, func(tx *sql.Tx) error {
 		for id, state := range states {
 			sum := sha256.Sum256(state)
 			d := Desired{NodeID: id, Digest: "sha256:" + hex.EncodeToString(sum[:]), State: state}
@@ -72,7 +73,7 @@ func (s *Store) SetDesired(ctx context.Context, states map[string][]byte) ([]Des
 			d.Generation++
 			if _, err := tx.ExecContext(ctx, `INSERT INTO desired (node_id, generation, digest, state) VALUES ($1, $2, $3, $4)
 				ON CONFLICT (node_id) DO UPDATE SET generation = excluded.generation, digest = excluded.digest, state = excluded.state`,
-				id, int64(d.Generation), d.Digest, state); err != nil {
+				id, int64(d.Generation), d.Digest, bytesOf(state)); err != nil {
 				return err
 			}
 			if err := s.touch(ctx, tx, id); err != nil {
@@ -83,11 +84,13 @@ func (s *Store) SetDesired(ctx context.Context, states map[string][]byte) ([]Des
 		if len(out) == 0 {
 			return errUnchanged
 		}
+		failpoint.Here("store/desired")
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("cannot write desired states: %w", err)
 	}
+	failpoint.Here("store/desired-committed")
 	return out, nil
 }
 
@@ -135,7 +138,7 @@ type Decisions struct {
 
 // CommitDecisions stores decisions in one transaction.
 func (s *Store) CommitDecisions(ctx context.Context, d Decisions) error {
-	err := s.write(ctx, "store/decisions", func(tx *sql.Tx) error {
+	err := s.write(ctx, func(tx *sql.Tx) error {
 		changed := false
 		for _, r := range d.Statuses {
 			if r.GetKind() == KindRollout {
@@ -168,11 +171,13 @@ func (s *Store) CommitDecisions(ctx context.Context, d Decisions) error {
 		if !changed {
 			return errUnchanged
 		}
+		failpoint.Here("store/decisions")
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("cannot write decisions: %w", err)
 	}
+	failpoint.Here("store/decisions-committed")
 	return nil
 }
 

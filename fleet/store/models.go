@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	fleetv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/fleet/v1"
+	"github.com/dhowfleet/dhow/test/failpoint"
 )
 
 const maxVersions = 2000
@@ -19,7 +20,7 @@ const maxVersions = 2000
 // same version with the same digest changes nothing, with another digest it is ErrConflict: a version names one
 // content for ever.
 func (s *Store) RecordVersion(ctx context.Context, model, version, digest string, size uint64) error {
-	return s.write(ctx, "store/model-version", func(tx *sql.Tx) error {
+	return s.write(ctx, func(tx *sql.Tx) error {
 		now := timestamppb.New(s.now())
 		r, err := getResource(ctx, tx, Key{KindModel, model})
 		if errors.Is(err, ErrNotFound) {
@@ -52,6 +53,10 @@ func (s *Store) RecordVersion(ctx context.Context, model, version, digest string
 			return err
 		}
 		next.Metadata.UpdatedAt = now
-		return saveResource(ctx, tx, next)
+		if err := saveResource(ctx, tx, next); err != nil {
+			return err
+		}
+		failpoint.Here("store/model-version")
+		return nil
 	})
 }

@@ -13,6 +13,7 @@ import (
 	fleetv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/fleet/v1"
 	syncv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/sync/v1"
 	"github.com/dhowfleet/dhow/protocol/version"
+	"github.com/dhowfleet/dhow/test/failpoint"
 )
 
 // States of a node.
@@ -179,7 +180,7 @@ func (s *Store) putNodeLabels(ctx context.Context, tx *sql.Tx, r *fleetv1.Resour
 // ApproveNode lets a pending node have its certificate. Approving an active node changes nothing; a revoked one stays
 // revoked (ErrConflict).
 func (s *Store) ApproveNode(ctx context.Context, name string) error {
-	return s.write(ctx, "store/approve", func(tx *sql.Tx) error {
+	return s.write(ctx, func(tx *sql.Tx) error {
 		n, err := getNode(ctx, tx, "name", name)
 		if err != nil {
 			return err
@@ -199,7 +200,7 @@ func (s *Store) ApproveNode(ctx context.Context, name string) error {
 
 // RevokeNode takes a node out of the fleet for good. Revoking it again changes nothing.
 func (s *Store) RevokeNode(ctx context.Context, name, reason string) error {
-	return s.write(ctx, "store/revoke", func(tx *sql.Tx) error {
+	return s.write(ctx, func(tx *sql.Tx) error {
 		n, err := getNode(ctx, tx, "name", name)
 		if err != nil {
 			return err
@@ -218,7 +219,7 @@ func (s *Store) RevokeNode(ctx context.Context, name, reason string) error {
 // RecordCertificate stores the facts of a certificate that is about to be handed to an active node, and the protocol
 // that the node speaks (0: as before).
 func (s *Store) RecordCertificate(ctx context.Context, nodeID, serial string, expires time.Time, protocol uint32) error {
-	return s.write(ctx, "store/certificate", func(tx *sql.Tx) error {
+	return s.write(ctx, func(tx *sql.Tx) error {
 		n, err := getNode(ctx, tx, "id", nodeID)
 		if err != nil {
 			return err
@@ -233,6 +234,7 @@ func (s *Store) RecordCertificate(ctx context.Context, nodeID, serial string, ex
 			serial, nanos(expires), int64(protocol), nodeID); err != nil {
 			return err
 		}
+		failpoint.Here("store/certificate")
 		return s.touch(ctx, tx, nodeID)
 	})
 }
@@ -254,7 +256,7 @@ type Sighting struct {
 // the watchers, when more changed than when it was last seen and how much waits in its outbox. Unknown nodes are left
 // out.
 func (s *Store) RecordSightings(ctx context.Context, sightings []Sighting) error {
-	return s.write(ctx, "store/sightings", func(tx *sql.Tx) error {
+	return s.write(ctx, func(tx *sql.Tx) error {
 		wrote := false
 		for _, sight := range sightings {
 			n, err := getNode(ctx, tx, "id", sight.NodeID)
@@ -272,6 +274,7 @@ func (s *Store) RecordSightings(ctx context.Context, sightings []Sighting) error
 		if !wrote {
 			return errUnchanged
 		}
+		failpoint.Here("store/sightings")
 		return nil
 	})
 }
@@ -298,7 +301,7 @@ func (s *Store) recordSighting(ctx context.Context, tx *sql.Tx, n *Node, sight S
 		return fmt.Errorf("cannot write the report of node %q: %w", n.Name, err)
 	}
 	if _, err := tx.ExecContext(ctx, `UPDATE nodes SET last_seen_at = $1, connection = $2, transport = $3, protocol = $4, report = $5 WHERE id = $6`,
-		nanos(next.LastSeenAt), next.Connection, next.Transport, int64(next.Protocol), report, n.ID); err != nil {
+		nanos(next.LastSeenAt), next.Connection, next.Transport, int64(next.Protocol), bytesOf(report), n.ID); err != nil {
 		return err
 	}
 	if next.Connection == n.Connection && next.Transport == n.Transport && next.Protocol == n.Protocol && sameReport(n.Report, next.Report) {

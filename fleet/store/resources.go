@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	fleetv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/fleet/v1"
+	"github.com/dhowfleet/dhow/test/failpoint"
 )
 
 // Kinds of resources. All but KindNode are declared by operators.
@@ -58,7 +59,7 @@ type ChangeRecord struct {
 // Put that changes nothing takes no new resource version. It fails with ErrConflict or ErrNotFound, wrapped.
 func (s *Store) Apply(ctx context.Context, changes []Change) ([]*fleetv1.Resource, error) {
 	out := make([]*fleetv1.Resource, len(changes))
-	err := s.write(ctx, "store/apply", func(tx *sql.Tx) error {
+	err := s.write(ctx, func(tx *sql.Tx) error {
 		changed := false
 		for i, c := range changes {
 			var did bool
@@ -77,11 +78,13 @@ func (s *Store) Apply(ctx context.Context, changes []Change) ([]*fleetv1.Resourc
 		if !changed {
 			return errUnchanged
 		}
+		failpoint.Here("store/apply")
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
+	failpoint.Here("store/apply-committed")
 	return out, nil
 }
 
@@ -298,7 +301,7 @@ func (s *Store) Changes(ctx context.Context, since uint64) ([]ChangeRecord, erro
 // UpdateStatus stores the status of a declared resource; spec and labels stay as they are. A status that is the same
 // takes no new resource version. The sequence of a rollout is the store's own and is kept.
 func (s *Store) UpdateStatus(ctx context.Context, r *fleetv1.Resource) error {
-	return s.write(ctx, "store/status", func(tx *sql.Tx) error {
+	return s.write(ctx, func(tx *sql.Tx) error {
 		changed, err := s.updateStatus(ctx, tx, r)
 		if err == nil && !changed {
 			return errUnchanged

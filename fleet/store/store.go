@@ -31,8 +31,6 @@ import (
 
 	_ "github.com/mattn/go-sqlite3" // the driver called "sqlite3"
 	"github.com/pressly/goose/v3"
-
-	"github.com/dhowfleet/dhow/test/failpoint"
 )
 
 var (
@@ -97,7 +95,7 @@ func (s *Store) open(ctx context.Context) error {
 	if s.shared, err = connect(s.path, "_txlock=immediate", readers); err != nil {
 		return err
 	}
-	return s.write(ctx, "store/epoch", func(tx *sql.Tx) error {
+	return s.write(ctx, func(tx *sql.Tx) error {
 		err := tx.QueryRowContext(ctx, `SELECT value FROM meta WHERE name = 'epoch'`).Scan(&s.epoch)
 		if !errors.Is(err, sql.ErrNoRows) {
 			return err
@@ -203,7 +201,7 @@ func (s *Store) notify() {
 var errUnchanged = errors.New("unchanged")
 
 // write runs do in the one writing transaction and wakes watchers after it is durable.
-func (s *Store) write(ctx context.Context, step string, do func(tx *sql.Tx) error) error {
+func (s *Store) write(ctx context.Context, do func(tx *sql.Tx) error) error {
 	tx, err := s.writer.BeginTx(ctx, nil)
 	if err != nil {
 		return fmt.Errorf("cannot begin a transaction: %w", err)
@@ -215,11 +213,9 @@ func (s *Store) write(ctx context.Context, step string, do func(tx *sql.Tx) erro
 		}
 		return err
 	}
-	failpoint.Here(step)
 	if err := tx.Commit(); err != nil {
 		return fmt.Errorf("cannot commit: %w", err)
 	}
-	failpoint.Here(step + "-committed")
 	s.notify()
 	return nil
 }
@@ -263,4 +259,12 @@ func fromNanos(n int64) time.Time {
 		return time.Time{}
 	}
 	return time.Unix(0, n).UTC()
+}
+
+// bytesOf keeps no bytes from being stored as NULL: an empty message has none.
+func bytesOf(b []byte) []byte {
+	if b == nil {
+		return []byte{}
+	}
+	return b
 }

@@ -15,6 +15,7 @@ import (
 
 	fleetv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/fleet/v1"
 	syncv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/sync/v1"
+	"github.com/dhowfleet/dhow/test/failpoint"
 )
 
 // TokenReason says why a token is refused.
@@ -74,7 +75,7 @@ func (s *Store) CreateJoinToken(ctx context.Context, spec JoinTokenSpec) (plain 
 	plain = secret()
 	info = &fleetv1.JoinToken{Id: secret()[:10], Region: spec.Region, Site: spec.Site, Uses: uses,
 		ExpiresAt: timestamp(spec.ExpiresAt), RequireApproval: spec.RequireApproval}
-	err = s.write(ctx, "store/token", func(tx *sql.Tx) error {
+	err = s.write(ctx, func(tx *sql.Tx) error {
 		if err := checkSite(ctx, tx, spec.Region, spec.Site); err != nil {
 			return err
 		}
@@ -91,6 +92,7 @@ func (s *Store) CreateJoinToken(ctx context.Context, spec JoinTokenSpec) (plain 
 		if n >= maxJoinTokens {
 			return fmt.Errorf("%w: there are %d join tokens, more are not kept; use fewer with more uses", ErrConflict, n)
 		}
+		failpoint.Here("store/token")
 		_, err := tx.ExecContext(ctx, `INSERT INTO join_tokens (id, secret_hash, region, site, uses, used, expires_at, require_approval, revoked, created_at)
 			VALUES ($1, $2, $3, $4, $5, 0, $6, $7, 0, $8)`,
 			info.Id, hash(plain), spec.Region, spec.Site, int64(uses), nanos(spec.ExpiresAt), toInt(spec.RequireApproval), nanos(s.now()))
@@ -156,7 +158,7 @@ func (s *Store) ListJoinTokens(ctx context.Context) ([]*fleetv1.JoinToken, error
 
 // RevokeJoinToken makes a token useless. Nodes that enrolled with it stay.
 func (s *Store) RevokeJoinToken(ctx context.Context, id string) error {
-	return s.write(ctx, "store/token-revoke", func(tx *sql.Tx) error {
+	return s.write(ctx, func(tx *sql.Tx) error {
 		res, err := tx.ExecContext(ctx, `UPDATE join_tokens SET revoked = 1 WHERE id = $1`, id)
 		if err != nil {
 			return err
@@ -192,7 +194,7 @@ func (s *Store) UseJoinToken(ctx context.Context, e Enrolment) (*Node, error) {
 		return nil, err
 	}
 	var node *Node
-	err := s.write(ctx, "store/enrol", func(tx *sql.Tx) error {
+	err := s.write(ctx, func(tx *sql.Tx) error {
 		token, err := knownToken(ctx, tx, e)
 		if err != nil {
 			return err
@@ -220,10 +222,17 @@ func (s *Store) UseJoinToken(ctx context.Context, e Enrolment) (*Node, error) {
 		if _, err := tx.ExecContext(ctx, `UPDATE join_tokens SET used = used + 1 WHERE id = $1`, e.TokenID); err != nil {
 			return err
 		}
-		node, err = s.insertNode(ctx, tx, e, token)
-		return err
+		if node, err = s.insertNode(ctx, tx, e, token); err != nil {
+			return err
+		}
+		failpoint.Here("store/enrol")
+		return nil
 	})
-	return node, err
+	if err != nil {
+		return nil, err
+	}
+	failpoint.Here("store/enrol-committed")
+	return node, nil
 }
 
 func knownToken(ctx context.Context, tx *sql.Tx, e Enrolment) (*fleetv1.JoinToken, error) {
@@ -261,7 +270,7 @@ func (s *Store) insertNode(ctx context.Context, tx *sql.Tx, e Enrolment, token *
 		certificate_serial, certificate_expires_at, connection, transport, last_seen_at, report, created_at, updated_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, '', $9, $10, '', 0, $11, '', 0, $12, $13, $14)`,
 		e.ID, name, int64(v), token.GetRegion(), token.GetSite(), e.TokenID, e.KeyHash[:], state, []byte("{}"), int64(e.Protocol),
-		Enrolling, report, nanos(e.Now), nanos(e.Now)); err != nil {
+		Enrolling, bytesOf(report), nanos(e.Now), nanos(e.Now)); err != nil {
 		return nil, fmt.Errorf("cannot write node %q: %w", name, err)
 	}
 	return getNode(ctx, tx, "id", e.ID)
@@ -292,7 +301,7 @@ func freeName(ctx context.Context, tx *sql.Tx, wish string) (string, error) {
 // be new.
 func (s *Store) CreateOperatorToken(ctx context.Context, name, role string) (string, error) {
 	plain := "dhow-op-" + secret()
-	err := s.write(ctx, "store/operator-token", func(tx *sql.Tx) error {
+	err := s.write(ctx, func(tx *sql.Tx) error {
 		var one int
 		err := tx.QueryRowContext(ctx, `SELECT 1 FROM operator_tokens WHERE name = $1`, name).Scan(&one)
 		if err == nil {

@@ -11,6 +11,7 @@ import (
 	fleetv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/fleet/v1"
 	syncv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/sync/v1"
 	"github.com/dhowfleet/dhow/protocol/identity"
+	"github.com/dhowfleet/dhow/test/failpoint"
 )
 
 const (
@@ -36,7 +37,7 @@ func (s *Store) Deliver(ctx context.Context, nodeID string, aggregates []*syncv1
 		}
 		previous = a.GetSequence()
 	}
-	err = s.write(ctx, "store/deliver", func(tx *sql.Tx) error {
+	err = s.write(ctx, func(tx *sql.Tx) error {
 		rejected = 0
 		if _, err := getNode(ctx, tx, "id", nodeID); err != nil {
 			return err
@@ -73,11 +74,13 @@ func (s *Store) Deliver(ctx context.Context, nodeID string, aggregates []*syncv1
 		_, err = tx.ExecContext(ctx, `INSERT INTO deliveries (node_id, sequence, rejected) VALUES ($1, $2, $3)
 			ON CONFLICT (node_id) DO UPDATE SET sequence = excluded.sequence, rejected = deliveries.rejected + excluded.rejected`,
 			nodeID, int64(acknowledged), rejected)
+		failpoint.Here("store/deliver")
 		return err
 	})
 	if err != nil {
 		return 0, 0, err
 	}
+	failpoint.Here("store/deliver-committed")
 	return acknowledged, rejected, nil
 }
 
