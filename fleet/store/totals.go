@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/dhowfleet/dhow/fleet/store/latency"
 	fleetv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/fleet/v1"
 	syncv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/sync/v1"
 	"github.com/dhowfleet/dhow/protocol/identity"
@@ -102,7 +103,7 @@ func saneAggregate(a *syncv1.Aggregate) bool {
 		if _, known := syncv1.Role_name[int32(r.GetRole())]; !known {
 			return false
 		}
-		if r.GetRequests() > maxPlausible || r.GetErrors() > r.GetRequests() || len(r.GetCounts()) > maxCounts || !saneHistogram(r.GetLatency()) {
+		if r.GetRequests() > maxPlausible || r.GetErrors() > r.GetRequests() || len(r.GetCounts()) > maxCounts || !latency.Sane(r.GetLatency()) {
 			return false
 		}
 		for _, c := range r.GetCounts() {
@@ -118,15 +119,15 @@ func addTotals(sum, r *syncv1.RequestTotals) *syncv1.RequestTotals {
 	if sum == nil {
 		return proto.CloneOf(r)
 	}
-	sum.Requests = add(sum.GetRequests(), r.GetRequests())
-	sum.Errors = add(sum.GetErrors(), r.GetErrors())
-	sum.LatencySumNs = add(sum.GetLatencySumNs(), r.GetLatencySumNs())
-	sum.Latency = mergeHistograms(sum.GetLatency(), r.GetLatency())
+	sum.Requests = latency.Add(sum.GetRequests(), r.GetRequests())
+	sum.Errors = latency.Add(sum.GetErrors(), r.GetErrors())
+	sum.LatencySumNs = latency.Add(sum.GetLatencySumNs(), r.GetLatencySumNs())
+	sum.Latency = latency.Merge(sum.GetLatency(), r.GetLatency())
 	for _, c := range r.GetCounts() {
 		found := false
 		for _, have := range sum.Counts {
 			if have.GetName() == c.GetName() {
-				have.Value = add(have.GetValue(), c.GetValue())
+				have.Value = latency.Add(have.GetValue(), c.GetValue())
 				found = true
 				break
 			}
