@@ -1,10 +1,9 @@
 // Package identity says who is who in a fleet: the names of nodes as SPIFFE ids, the names under which a manager is
-// spoken to, and the format of join tokens.
+// spoken to, when a certificate is to be believed, and the format of join tokens.
 //
 // A node is named by its place: spiffe://<trust domain>/region/<region>/site/<site>/node/<id>, carried as the one URI
 // of its certificate, so that a node cannot speak for another region. Everything here is a function of its arguments:
-// nothing blocks, and all of it may be called from any goroutine. Whether a certificate is to be believed is decided in
-// protocol/transport; this package only reads what it says.
+// nothing blocks, and all of it may be called from any goroutine.
 package identity
 
 import (
@@ -76,7 +75,7 @@ func ParseURI(uri string) (Node, error) {
 }
 
 // FromCertificate returns the node that a certificate names. The certificate must carry exactly one URI and must not be
-// an authority's. That it is signed by the fleet's authority is for the caller to check.
+// an authority's. It does not check who signed it; NodeTrust.Verify does.
 func FromCertificate(cert *x509.Certificate) (Node, error) {
 	switch {
 	case cert == nil:

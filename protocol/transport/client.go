@@ -33,7 +33,7 @@ type ClientConfig struct {
 	// Now is the clock for certificates and for what is remembered; nil: time.Now.
 	Now func() time.Time
 	// Floor is a time that is certainly past, such as the last one that was stored. A clock that is before it, or before
-	// the beginning of the node's own certificate, is known to be wrong; see serverTrust.
+	// the beginning of the node's own certificate, is known to be wrong; see identity.ManagerTrust.
 	Floor time.Time
 	// HeadStart is how long QUIC is ahead of TCP; 0: 250 ms.
 	HeadStart time.Duration
@@ -70,7 +70,6 @@ const (
 // Client is an http.RoundTripper to one manager.
 type Client struct {
 	cfg    ClientConfig
-	trust  serverTrust
 	http3  *quichttp.Transport
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -120,7 +119,6 @@ func NewClient(cfg ClientConfig) *Client {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Client{
 		cfg:    cfg,
-		trust:  serverTrust{name: cfg.ServerName, roots: cfg.Roots, pin: cfg.RootPin},
 		http3:  &quichttp.Transport{DisableCompression: true, MaxResponseHeaderBytes: maxResponseHeader, Logger: cfg.Logger},
 		ctx:    ctx,
 		cancel: cancel,

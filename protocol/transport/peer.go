@@ -52,8 +52,7 @@ type Peer struct {
 type contextKey int
 
 const (
-	connectionKey contextKey = iota
-	peerKey
+	peerKey contextKey = iota
 	audienceKey
 	drainingKey
 )

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/dhowfleet/dhow/protocol/identity"
+	"github.com/dhowfleet/dhow/protocol/transport/internal/admission"
 )
 
 // serve finds out whom a request is from, refuses nodes that may not come in, and hands the rest on.
@@ -53,19 +54,15 @@ func (s *Server) peer(r *http.Request) (Peer, error) {
 	if past > s.cfg.ExpiredGrace && past > 0 {
 		return Peer{}, fmt.Errorf("it expired on %s, longer ago than it may be renewed", leaf.NotAfter.Format(time.RFC3339))
 	}
-	c, _ := r.Context().Value(connectionKey).(*connection)
-	if c != nil {
-		if known := c.node.Load(); known != nil {
-			return Peer{Node: *known, Certificate: leaf, Expired: past > 0}, nil
-		}
+	c := admission.From(r.Context())
+	if known, ok := c.Node(); ok {
+		return Peer{Node: known, Certificate: leaf, Expired: past > 0}, nil
 	}
 	node, err := identity.FromCertificate(leaf)
 	if err != nil {
 		return Peer{}, err
 	}
-	if c != nil {
-		c.node.Store(&node)
-	}
+	c.SetNode(node)
 	return Peer{Node: node, Certificate: leaf, Expired: past > 0}, nil
 }
 

@@ -17,6 +17,7 @@ import (
 	quichttp "github.com/quic-go/quic-go/http3"
 
 	"github.com/dhowfleet/dhow/protocol/identity"
+	"github.com/dhowfleet/dhow/protocol/transport/internal/admission"
 )
 
 // ServerConfig says how to listen. Address, Handler, Certificates, TrustDomain and NodeRoots are required.
@@ -83,8 +84,6 @@ const (
 	serverIdle = time.Minute
 	// maxHandshaking is how many QUIC handshakes may be under way before newcomers must prove their address first.
 	maxHandshaking = 256
-	// goneMessage is sent when a connection is closed on purpose.
-	goneMessage = "closed by the manager"
 )
 
 // Server listens on one port number over TCP and UDP.
@@ -96,7 +95,7 @@ type Server struct {
 	http     *http.Server
 	http3    *quichttp.Server
 	tls      *tls.Config
-	links    *admission
+	admitted *admission.Control
 	draining chan struct{}
 	drain    sync.Once
 }
@@ -116,7 +115,7 @@ func Listen(cfg ServerConfig) (*Server, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	cfg.Limits = cfg.Limits.withDefaults()
-	s := &Server{cfg: cfg, draining: make(chan struct{}), links: newAdmission(cfg.Limits.MaxConnections)}
+	s := &Server{cfg: cfg, draining: make(chan struct{}), admitted: admission.New(cfg.Limits.MaxConnections)}
 	s.tls = s.serverTLS()
 	if err := s.open(); err != nil {
 		return nil, fmt.Errorf("cannot listen on %s: %w", cfg.Address, err)
@@ -132,8 +131,8 @@ func Listen(cfg ServerConfig) (*Server, error) {
 			PingTimeout:          15 * time.Second,
 			WriteByteTimeout:     cfg.Limits.StallTimeout,
 		},
-		ConnContext: s.links.tcpContext,
-		ConnState:   s.links.tcpState,
+		ConnContext: s.admitted.TCPContext,
+		ConnState:   s.admitted.TCPState,
 		ErrorLog:    slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
 	}
 	if s.udp != nil {
@@ -141,14 +140,14 @@ func Listen(cfg ServerConfig) (*Server, error) {
 			Handler:        http.HandlerFunc(s.serve),
 			IdleTimeout:    cfg.Limits.IdleTimeout,
 			MaxHeaderBytes: cfg.Limits.MaxHeaderBytes,
-			ConnContext:    s.links.quicContext,
+			ConnContext:    s.admitted.QUICContext,
 			Logger:         cfg.Logger,
 		}
 		s.quic = &quic.Transport{
 			Conn:                s.udp,
 			ConnectionIDLength:  8,
-			ConnContext:         s.links.quicAdmit,
-			VerifySourceAddress: func(net.Addr) bool { return s.links.handshaking.Load() >= maxHandshaking },
+			ConnContext:         s.admitted.QUICAdmit,
+			VerifySourceAddress: func(net.Addr) bool { return s.admitted.Handshaking() >= maxHandshaking },
 		}
 		if cfg.ResetKey != [32]byte{} {
 			key := quic.StatelessResetKey(cfg.ResetKey)
@@ -167,7 +166,7 @@ func (s *Server) open() error {
 		if err != nil {
 			return err
 		}
-		s.tcp = s.links.listener(tcp)
+		s.tcp = s.admitted.Listener(tcp)
 		if s.cfg.DisableQUIC {
 			return nil
 		}
@@ -219,7 +218,8 @@ func (s *Server) serverTLS() *tls.Config {
 	node := enrol.Clone()
 	node.ClientAuth = tls.RequireAnyClientCert
 	node.VerifyConnection = func(cs tls.ConnectionState) error {
-		_, err := verifyNode(cs.PeerCertificates, s.cfg.NodeRoots(), s.cfg.TrustDomain, s.cfg.Now(), s.cfg.ExpiredGrace)
+		trust := identity.NodeTrust{TrustDomain: s.cfg.TrustDomain, Roots: s.cfg.NodeRoots(), Grace: s.cfg.ExpiredGrace}
+		_, err := trust.Verify(cs.PeerCertificates, s.cfg.Now())
 		if err != nil {
 			s.cfg.Logger.Info("refused a node's certificate", "error", err)
 		}
@@ -308,7 +308,7 @@ func (s *Server) Close() {
 // DropPeers closes the connections of the nodes that match, for example because they were revoked, and returns how many
 // it closed. Nodes may connect again; Authorize is what keeps them out. A connection that has not sent a request yet
 // is not known to be a node's.
-func (s *Server) DropPeers(match func(identity.Node) bool) int { return s.links.drop(match) }
+func (s *Server) DropPeers(match func(identity.Node) bool) int { return s.admitted.Drop(match) }
 
 // Connections returns how many connections are open.
-func (s *Server) Connections() int { return int(s.links.open.Load()) }
+func (s *Server) Connections() int { return s.admitted.Open() }
