@@ -89,7 +89,7 @@ func open(ctx context.Context, path string, o Options) (*sql.DB, error) {
 	if o.Full {
 		sync = "FULL"
 	}
-	dsn := "file:" + url.PathEscape(path) + "?_journal_mode=WAL&_busy_timeout=5000&_txlock=immediate&_foreign_keys=1&_synchronous=" + sync +
+	dsn := "file:" + url.PathEscape(path) + "?_journal_mode=WAL&_busy_timeout=5000&_stmt_cache_size=16&_synchronous=" + sync +
 		"&_cache_size=-" + strconv.Itoa(max(o.CacheKiB, 64))
 	db := sql.OpenDB(&connector{dsn: dsn, driver: &sqlite3.SQLiteDriver{ConnectHook: func(c *sqlite3.SQLiteConn) error {
 		// The log is cut back to 4 MiB after each checkpoint, so that a burst does not hold the disk for ever.
