@@ -1,0 +1,90 @@
+package rollout
+
+import (
+	"cmp"
+	"slices"
+
+	syncv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/sync/v1"
+
+	"github.com/dhowfleet/dhow/fleet/resource"
+)
+
+// base returns what a node falls back to, or shares its requests with: the newest release from before p that took all
+// requests, or where there is none the newest that took a share.
+func (d *decision) base(p *plan, n *Node) (Release, bool) {
+	var partial *Release
+	releases := d.releases[p.spec.GetModel()]
+	for i := range releases {
+		r := &releases[i]
+		if r.Sequence >= p.sequence || !selects(r.Region, r.Site, n) || !d.stands(r, n) {
+			continue
+		}
+		if r.Millionths == resource.All {
+			return *r, true
+		}
+		if partial == nil {
+			partial = r
+		}
+	}
+	if partial != nil {
+		return *partial, true
+	}
+	return Release{}, false
+}
+
+// stands tells whether the rollout that a release was of is still declared for this model and this node. Deleting a
+// rollout, or pointing it at other nodes, takes its releases from the nodes too.
+func (d *decision) stands(r *Release, n *Node) bool {
+	p := d.byName[r.Rollout]
+	return p != nil && p.spec.GetModel() == r.Model && selects(p.region, p.site, n)
+}
+
+// copies returns what a node should hold, ordered by model and version.
+func (d *decision) copies(n *Node) []*syncv1.DesiredCopy {
+	var out []*syncv1.DesiredCopy
+	for _, plans := range d.byModel {
+		p := governing(plans, n)
+		if p == nil {
+			continue
+		}
+		base, hasBase := d.base(p, n)
+		if !p.holds(n) {
+			if hasBase {
+				out = append(out, baseCopy(base, resource.All))
+			}
+			continue
+		}
+		mine := &syncv1.DesiredCopy{Model: p.spec.GetModel(), Version: p.spec.GetVersion(), ManifestDigest: p.digest, Rollout: p.name,
+			Role: syncv1.Role_ROLE_CANDIDATE, TrafficMillionths: resource.All, Retry: p.spec.GetRetry()}
+		switch {
+		case hasBase && p.millionths < resource.All && base.Digest != p.digest:
+			mine.TrafficMillionths = p.millionths
+			out = append(out, baseCopy(base, resource.All-p.millionths))
+		case p.complete:
+			mine.Role = syncv1.Role_ROLE_BASELINE
+		}
+		out = append(out, mine)
+	}
+	slices.SortFunc(out, func(a, b *syncv1.DesiredCopy) int {
+		return cmp.Or(cmp.Compare(a.GetModel(), b.GetModel()), cmp.Compare(a.GetVersion(), b.GetVersion()))
+	})
+	return out
+}
+
+// holds tells whether a node that p governs should have its copy.
+func (p *plan) holds(n *Node) bool {
+	switch p.phase {
+	case Progressing, Complete:
+		return true
+	case Held:
+		return slices.ContainsFunc(n.Told, func(c *syncv1.DesiredCopy) bool {
+			return c.GetRollout() == p.name && c.GetManifestDigest() == p.digest && c.GetRole() == syncv1.Role_ROLE_CANDIDATE && c.GetRetry() == p.spec.GetRetry()
+		})
+	}
+	return false
+}
+
+func baseCopy(r Release, millionths uint32) *syncv1.DesiredCopy {
+	return &syncv1.DesiredCopy{Model: r.Model, Version: r.Version, ManifestDigest: r.Digest, Role: syncv1.Role_ROLE_BASELINE,
+		TrafficMillionths: millionths, Retry: r.Retry, Rollout: r.Rollout}
+}
