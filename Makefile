@@ -4,6 +4,8 @@ GO      ?= go
 CACHE   := $(CURDIR)/.cache
 TOOLS   := $(CACHE)/bin
 LDFLAGS := -s -w -X github.com/dhowfleet/dhow/protocol/version.Build=$(VERSION)
+# The NVML binding wraps functions that NVIDIA deprecates; their warnings are not ours to mend.
+export CGO_CFLAGS ?= -O2 -g -Wno-deprecated-declarations
 BUILD   := CGO_ENABLED=1 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 
 .PHONY: all binaries onnxruntime bundle demo test lint proto bench faults conformance test-gpu tools clean
