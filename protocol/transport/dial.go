@@ -23,6 +23,8 @@ const (
 	keepAlive  = 15 * time.Second
 	// lateQUIC is when QUIC joins in on a network where TCP is known to be the one that works.
 	lateQUIC = 3 * time.Second
+	// lastWordsTime is how long an error waits for its reason.
+	lastWordsTime = 250 * time.Millisecond
 )
 
 // attempt is one way to connect. It starts after its time, or as soon as all before it have failed.
@@ -242,11 +244,12 @@ func (c *Client) dialTCP(ctx context.Context, local netip.Addr) (*link, error) {
 		return nil, fmt.Errorf("over TCP: %w", err)
 	}
 	watched := &watchedConn{Conn: raw, gone: make(chan struct{})}
+	secure := tls.Client(watched, config)
 	var protocols http.Protocols
 	protocols.SetHTTP2(true)
 	transport := &http.Transport{
 		// The transport completes the handshake, and recognises HTTP/2, on a *tls.Conn.
-		DialTLSContext:         func(context.Context, string, string) (net.Conn, error) { return tls.Client(watched, config), nil },
+		DialTLSContext:         func(context.Context, string, string) (net.Conn, error) { return secure, nil },
 		Protocols:              &protocols,
 		HTTP2:                  &http.HTTP2Config{SendPingTimeout: keepAlive, PingTimeout: keepAlive, WriteByteTimeout: clientIdle},
 		DisableCompression:     true,
@@ -260,7 +263,13 @@ func (c *Client) dialTCP(ctx context.Context, local netip.Addr) (*link, error) {
 	l := &link{
 		client: c, protocol: HTTP2, began: time.Now(),
 		local: local, network: c.network(local),
-		exchange: conn.RoundTrip,
+		exchange: func(req *http.Request) (*http.Response, error) {
+			resp, err := conn.RoundTrip(req)
+			if err != nil && req.Context().Err() == nil {
+				err = lastWords(secure, watched.gone, err)
+			}
+			return resp, err
+		},
 		broken: func() error {
 			if err := conn.Err(); err != nil {
 				return err
@@ -277,6 +286,27 @@ func (c *Client) dialTCP(ctx context.Context, local netip.Addr) (*link, error) {
 		l.remote = remote.AddrPort()
 	}
 	return l, nil
+}
+
+// lastWords returns the alert that the manager ended the connection with, if it did, in place of an error that only
+// says that the connection is gone. crypto/tls keeps it as the answer to every further read.
+func lastWords(conn *tls.Conn, gone <-chan struct{}, err error) error {
+	if _, broken := errors.AsType[*net.OpError](err); broken {
+		select { // whoever reads is about to learn why, too
+		case <-gone:
+		case <-time.After(lastWordsTime):
+		}
+	}
+	select {
+	case <-gone:
+	default:
+		return err
+	}
+	_, reason := conn.Read(make([]byte, 1)) // of a closed connection: does not wait
+	if op, ok := errors.AsType[*net.OpError](reason); ok && op.Op == "remote error" {
+		return reason
+	}
+	return err
 }
 
 // watchedConn tells when it is closed.

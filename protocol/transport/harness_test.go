@@ -147,3 +147,13 @@ var hello = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	}
 	_, _ = io.WriteString(w, strings.Join([]string{ProtocolOf(r), who, r.RemoteAddr}, " "))
 })
+
+// eventually waits for a condition that other goroutines bring about.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(15 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within 15 s: %s", what)
+		}
+	}
+}

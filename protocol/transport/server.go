@@ -215,9 +215,19 @@ func (s *Server) serverTLS() *tls.Config {
 	}
 	enrol := public.Clone()
 	enrol.NextProtos = []string{"h2"}
+	// crypto/tls lets a client that offers only HTTP/1.1 pass as one that offers nothing.
+	enrol.VerifyConnection = func(cs tls.ConnectionState) error {
+		if cs.NegotiatedProtocol == "" {
+			return errors.New("neither HTTP/2 nor HTTP/3 is offered")
+		}
+		return nil
+	}
 	node := enrol.Clone()
 	node.ClientAuth = tls.RequireAnyClientCert
 	node.VerifyConnection = func(cs tls.ConnectionState) error {
+		if err := enrol.VerifyConnection(cs); err != nil {
+			return err
+		}
 		trust := identity.NodeTrust{TrustDomain: s.cfg.TrustDomain, Roots: s.cfg.NodeRoots(), Grace: s.cfg.ExpiredGrace}
 		_, err := trust.Verify(cs.PeerCertificates, s.cfg.Now())
 		if err != nil {

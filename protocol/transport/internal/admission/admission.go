@@ -6,11 +6,14 @@ package admission
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/quic-go/quic-go"
 	quichttp "github.com/quic-go/quic-go/http3"
@@ -126,15 +129,39 @@ func (l *countingListener) Accept() (net.Conn, error) {
 	}
 }
 
+// countedConn leaves the count when it is closed.
 type countedConn struct {
 	net.Conn
-	admission *Control
-	once      sync.Once
+	admission   *Control
+	established atomic.Bool // the TLS handshake is over
+	once        sync.Once
 }
 
+const (
+	lingerTime  = 500 * time.Millisecond
+	lingerBytes = 64 << 10
+)
+
+// Close ends the connection. Before the handshake is over, what it says last is why the other side was refused; closing
+// at once, with its first request unread, would make TCP throw that away. So what still comes in is read for a moment.
 func (c *countedConn) Close() error {
-	c.once.Do(func() { c.admission.open.Add(-1) })
-	return c.Conn.Close()
+	var err error
+	c.once.Do(func() {
+		tcp, ok := c.Conn.(*net.TCPConn)
+		if !ok || c.established.Load() {
+			err = c.Conn.Close()
+			c.admission.open.Add(-1)
+			return
+		}
+		_ = tcp.CloseWrite()
+		_ = tcp.SetReadDeadline(time.Now().Add(lingerTime))
+		go func() {
+			_, _ = io.CopyN(io.Discard, tcp, lingerBytes)
+			_ = tcp.Close()
+			c.admission.open.Add(-1)
+		}()
+	})
+	return err
 }
 
 // TCPContext is http.Server.ConnContext.
@@ -149,6 +176,12 @@ func (a *Control) TCPContext(ctx context.Context, c net.Conn) context.Context {
 
 // TCPState is http.Server.ConnState.
 func (a *Control) TCPState(c net.Conn, state http.ConnState) {
+	if state == http.StateActive || state == http.StateIdle {
+		if counted, ok := netConn(c).(*countedConn); ok {
+			counted.established.Store(true)
+		}
+		return
+	}
 	if state != http.StateClosed && state != http.StateHijacked {
 		return
 	}
@@ -156,6 +189,14 @@ func (a *Control) TCPState(c net.Conn, state http.ConnState) {
 	defer a.mu.Unlock()
 	delete(a.all, a.tcp[c])
 	delete(a.tcp, c)
+}
+
+// netConn returns what lies under TLS.
+func netConn(c net.Conn) net.Conn {
+	if t, ok := c.(*tls.Conn); ok {
+		return t.NetConn()
+	}
+	return c
 }
 
 var errBusy = errors.New("too many connections")
