@@ -370,7 +370,7 @@ func (s *Store) quarantine(d digest.Digest) error {
 		err = os.Rename(s.path(d), to)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%w: %s, and it cannot be moved to quarantine: %v", ErrCorrupt, d, err)
+		return fmt.Errorf("%w: %s, and it cannot be moved to quarantine: %w", ErrCorrupt, d, noSpace(err))
 	}
 	failpoint.Here("blob/quarantined")
 	if err := s.syncDir(filepath.Dir(s.path(d))); err != nil {

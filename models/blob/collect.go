@@ -75,14 +75,17 @@ func (s *Store) collect(d digest.Digest, oldest time.Time, c *Collected) error {
 // sweepPartials removes the partials in a folder that are old, unwanted and not being written.
 func (s *Store) sweepPartials(dir string, oldest time.Time, c *Collected, keep func(name string) bool) error {
 	return s.each(dir, func(path string, info fs.FileInfo) error {
-		name, isRecord := strings.CutSuffix(filepath.Base(path), recordSuffix)
-		if !info.ModTime().Before(oldest) || keep(name) {
+		if !info.ModTime().Before(oldest) {
 			return nil
 		}
-		if isRecord {
-			if _, err := os.Lstat(strings.TrimSuffix(path, recordSuffix)); errors.Is(err, fs.ErrNotExist) {
+		if data, isRecord := strings.CutSuffix(path, recordSuffix); isRecord {
+			// A record goes with its data; one whose data has become a blob is of no use.
+			if _, err := os.Lstat(data); errors.Is(err, fs.ErrNotExist) {
 				return ignoreMissing(os.Remove(path))
 			}
+			return nil
+		}
+		if keep(filepath.Base(path)) {
 			return nil
 		}
 		f, err := s.openLocked(path, false)

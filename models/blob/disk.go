@@ -36,13 +36,13 @@ func (s *Store) check(op string) error {
 	if s.fault == nil {
 		return nil
 	}
-	return s.fault(op)
+	return noSpace(s.fault(op))
 }
 
 // room returns ErrNoSpace when n bytes more would leave less than the reserve.
 func (s *Store) room(n int64) error {
 	if err := s.check("room"); err != nil {
-		return noSpace(err)
+		return err
 	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(s.dir, &st); err != nil {
@@ -63,7 +63,7 @@ func (s *Store) room(n int64) error {
 // syncDir makes the names in a folder durable.
 func (s *Store) syncDir(dir string) error {
 	if err := s.check("syncdir"); err != nil {
-		return noSpace(err)
+		return err
 	}
 	f, err := os.Open(dir)
 	if err != nil {

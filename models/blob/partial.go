@@ -76,7 +76,7 @@ func (s *Store) openLocked(path string, create bool) (*os.File, error) {
 	flags := os.O_RDWR | unix.O_NOFOLLOW
 	if create {
 		if err := s.check("create"); err != nil {
-			return nil, noSpace(err)
+			return nil, err
 		}
 		flags |= os.O_CREATE
 	}
@@ -112,7 +112,7 @@ func (p *partial) load() error {
 		return fmt.Errorf("cannot open partial blob: %w", err)
 	}
 	if err := p.s.check("create"); err != nil {
-		return noSpace(err)
+		return err
 	}
 	p.record, err = os.OpenFile(p.path+recordSuffix, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
@@ -135,7 +135,7 @@ func (p *partial) load() error {
 	}
 	if info.Size() != p.offset {
 		if err := p.s.check("truncate"); err != nil {
-			return noSpace(err)
+			return err
 		}
 		if err := p.data.Truncate(p.offset); err != nil {
 			return fmt.Errorf("cannot open partial blob: %w", noSpace(err))
@@ -223,10 +223,11 @@ func (p *partial) write(b []byte) (int, error) {
 // checkpoint syncs the data and then writes the record of it.
 func (p *partial) checkpoint() error {
 	failpoint.Here("blob/partial-written")
-	if err := p.s.check("sync"); err != nil {
-		return fmt.Errorf("cannot sync partial blob: %w", noSpace(err))
+	err := p.s.check("sync")
+	if err == nil {
+		err = fdatasync(p.data)
 	}
-	if err := fdatasync(p.data); err != nil {
+	if err != nil {
 		return fmt.Errorf("cannot sync partial blob: %w", noSpace(err))
 	}
 	failpoint.Here("blob/partial-synced")
@@ -235,10 +236,10 @@ func (p *partial) checkpoint() error {
 	if err != nil {
 		return err
 	}
-	if err := p.s.check("record"); err != nil {
-		return fmt.Errorf("cannot write record of partial blob: %w", noSpace(err))
+	if err = p.s.check("record"); err == nil {
+		_, err = p.record.WriteAt(slot, int64(p.sequence%2)*slotSize)
 	}
-	if _, err := p.record.WriteAt(slot, int64(p.sequence%2)*slotSize); err != nil {
+	if err != nil {
 		return fmt.Errorf("cannot write record of partial blob: %w", noSpace(err))
 	}
 	failpoint.Here("blob/partial-recorded")
