@@ -1,0 +1,123 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/dhowfleet/dhow/agent/inference"
+	"github.com/dhowfleet/dhow/agent/telemetry"
+	"github.com/dhowfleet/dhow/models/bundle"
+	"github.com/dhowfleet/dhow/models/tensor"
+	"github.com/dhowfleet/dhow/wasm/host"
+)
+
+// Infer answers a request with the wanted outputs in their order, or with all that the bundle declares. The inputs are
+// read until it returns and not kept; the result is the caller's. sink, which may be nil, gets what the WASM steps emit.
+func (p *Pipeline) Infer(ctx context.Context, in []tensor.Tensor, wanted []string, sink host.Sink) ([]tensor.Tensor, error) {
+	for _, w := range wanted {
+		if !slices.Contains(p.names, w) {
+			return nil, input(fmt.Errorf("the model has no output %q", w))
+		}
+	}
+	if p.checkInputs {
+		var order [8]int
+		if _, err := inference.Check(p.inputs, in, order[:0]); err != nil {
+			return nil, input(err)
+		}
+	}
+	if p.pre != nil {
+		out, err := p.pre.module.Process(ctx, in, sink)
+		if err != nil {
+			return nil, p.wasm(p.pre, err)
+		}
+		in = out
+	}
+	ask := p.ask
+	if p.post == nil && len(wanted) > 0 {
+		ask = wanted
+	}
+	out, err := p.model.Run(ctx, in, ask)
+	if err != nil {
+		return nil, p.ran(err)
+	}
+	if p.post == nil {
+		return out, nil
+	}
+	if out, err = p.post.module.Process(ctx, out, sink); err != nil {
+		return nil, p.wasm(p.post, err)
+	}
+	if out, err = pick(out, p.outputs, wanted); err != nil {
+		return nil, &Error{Step: p.post.file, code: telemetry.WasmError, err: err}
+	}
+	return out, nil
+}
+
+// pick checks what the step after the model returned, and puts the wanted outputs in their order.
+func pick(out []tensor.Tensor, specs []tensor.Spec, wanted []string) ([]tensor.Tensor, error) {
+	find := func(name string) int {
+		return slices.IndexFunc(out, func(t tensor.Tensor) bool { return t.Name == name })
+	}
+	for i := range specs {
+		at := find(specs[i].Name)
+		if at < 0 {
+			return nil, fmt.Errorf("it returned no tensor %q, which %s declares", specs[i].Name, bundle.SpecFile)
+		}
+		if t := &out[at]; specs[i].Accepts(t) != nil {
+			return nil, fmt.Errorf("it returned %q as %s %v, %s declares %s %v", t.Name, t.Datatype, t.Shape, bundle.SpecFile, specs[i].Datatype, specs[i].Shape)
+		}
+	}
+	n := len(wanted)
+	if n == 0 {
+		n = len(specs)
+	}
+	picked := make([]tensor.Tensor, n)
+	for i := range picked {
+		name := ""
+		if len(wanted) > 0 {
+			name = wanted[i]
+		} else {
+			name = specs[i].Name
+		}
+		picked[i] = out[find(name)]
+	}
+	return picked, nil
+}
+
+func input(err error) error { return &Error{code: telemetry.InvalidInput, err: err} }
+
+// failed classes an error whose code would be code, had the request or the opening not ended for another reason.
+func (p *Pipeline) failed(step string, code telemetry.Code, err error) error {
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		code = telemetry.Deadline
+	case errors.Is(err, context.Canceled):
+		code = telemetry.Canceled
+	case errors.Is(err, host.ErrClosed), errors.Is(err, inference.ErrClosed):
+		code = telemetry.Internal
+	}
+	return &Error{Step: step, code: code, err: err}
+}
+
+// wasm classes an error of a WASM step. That the request is at fault is for the step before the model to say: when the
+// step after it runs, the request has been accepted.
+func (p *Pipeline) wasm(s *step, err error) error {
+	var guest *host.GuestError
+	if s == p.pre && errors.As(err, &guest) && guest.Input {
+		return input(err)
+	}
+	return p.failed(s.file, telemetry.WasmError, err)
+}
+
+// ran classes an error of the model.
+func (p *Pipeline) ran(err error) error {
+	var misfit *inference.InputError
+	if !errors.As(err, &misfit) {
+		return p.failed(p.modelFile, telemetry.ModelError, err)
+	}
+	if p.pre == nil {
+		return input(err)
+	}
+	return &Error{Step: p.pre.file, code: telemetry.WasmError, err: fmt.Errorf("it returned what the model does not take: %w", err)}
+}
