@@ -1,0 +1,43 @@
+package openinference
+
+import (
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// Protect keeps web pages from talking to a server on their visitor's own machine. It refuses, with 403, requests whose
+// Host is neither a loopback address, localhost, nor one of hosts (a page can make its own name resolve to 127.0.0.1),
+// and requests other than GET and HEAD that a browser sends for a page of another origin.
+func Protect(next http.Handler, hosts ...string) http.Handler {
+	crossOrigin := http.NewCrossOriginProtection()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !local(r.Host) && !slices.Contains(hosts, hostname(r.Host)) {
+			writeError(w, &apiError{status: http.StatusForbidden, message: "the host name " + r.Host + " is not served here; use localhost or 127.0.0.1"})
+			return
+		}
+		if err := crossOrigin.Check(r); err != nil {
+			writeError(w, &apiError{status: http.StatusForbidden, message: "requests of web pages from elsewhere are refused"})
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func hostname(hostport string) string {
+	if host, _, err := net.SplitHostPort(hostport); err == nil {
+		return host
+	}
+	return strings.Trim(hostport, "[]")
+}
+
+func local(hostport string) bool {
+	host := hostname(hostport)
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	address, err := netip.ParseAddr(host)
+	return err == nil && address.IsLoopback()
+}

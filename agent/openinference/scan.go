@@ -1,0 +1,317 @@
+package openinference
+
+import (
+	"bytes"
+	"fmt"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// maxNesting bounds how deep values that are skipped may be nested.
+const maxNesting = 64
+
+// scanner reads JSON from front to back. After an error it is not used further.
+type scanner struct {
+	data []byte
+	pos  int
+}
+
+// syntaxError says where the JSON of a request is broken.
+func (s *scanner) syntaxError(format string, args ...any) error {
+	return badRequest("the JSON is broken at byte %d: %s", s.pos, fmt.Sprintf(format, args...))
+}
+
+// next skips white space and returns the byte that follows without consuming it; 0 stands for the end.
+func (s *scanner) next() byte {
+	for s.pos < len(s.data) {
+		switch c := s.data[s.pos]; c {
+		case ' ', '\t', '\n', '\r':
+			s.pos++
+		default:
+			return c
+		}
+	}
+	return 0
+}
+
+func (s *scanner) expect(c byte) error {
+	if got := s.next(); got != c {
+		return s.unexpected(fmt.Sprintf("%q", c))
+	}
+	s.pos++
+	return nil
+}
+
+func (s *scanner) unexpected(wanted string) error {
+	if s.pos >= len(s.data) {
+		return s.syntaxError("it ends where %s should be", wanted)
+	}
+	return s.syntaxError("%q is where %s should be", s.data[s.pos], wanted)
+}
+
+// end checks that nothing but white space follows.
+func (s *scanner) end() error {
+	if s.next(); s.pos < len(s.data) {
+		return s.syntaxError("something follows the value")
+	}
+	return nil
+}
+
+// object calls field for each key, which consumes the value. Keys are views that field must not keep.
+func (s *scanner) object(field func(key []byte) error) error {
+	if err := s.expect('{'); err != nil {
+		return err
+	}
+	if s.next() == '}' {
+		s.pos++
+		return nil
+	}
+	for {
+		key, err := s.text()
+		if err != nil {
+			return err
+		}
+		if err := s.expect(':'); err != nil {
+			return err
+		}
+		if err := field(key); err != nil {
+			return err
+		}
+		switch s.next() {
+		case ',':
+			s.pos++
+		case '}':
+			s.pos++
+			return nil
+		default:
+			return s.unexpected("',' or '}'")
+		}
+	}
+}
+
+// array calls element for each element, which consumes it.
+func (s *scanner) array(element func() error) error {
+	if err := s.expect('['); err != nil {
+		return err
+	}
+	if s.next() == ']' {
+		s.pos++
+		return nil
+	}
+	for {
+		if err := element(); err != nil {
+			return err
+		}
+		switch s.next() {
+		case ',':
+			s.pos++
+		case ']':
+			s.pos++
+			return nil
+		default:
+			return s.unexpected("',' or ']'")
+		}
+	}
+}
+
+// text reads a string. The result is a view of the data when nothing in it was escaped.
+func (s *scanner) text() ([]byte, error) {
+	if s.next() != '"' {
+		return nil, s.unexpected("a string")
+	}
+	start := s.pos + 1
+	rest := s.data[start:]
+	end := bytes.IndexByte(rest, '"')
+	if end < 0 {
+		s.pos = len(s.data)
+		return nil, s.syntaxError("a string does not end")
+	}
+	plain := rest[:end]
+	for i, c := range plain {
+		if c == '\\' {
+			return s.escaped(start, i)
+		}
+		if c < ' ' {
+			s.pos = start + i
+			return nil, s.syntaxError("a string holds an unescaped control character")
+		}
+	}
+	s.pos = start + end + 1
+	return plain, nil
+}
+
+// escaped reads a string whose first escape is at data[start+first].
+func (s *scanner) escaped(start, first int) ([]byte, error) {
+	out := append([]byte(nil), s.data[start:start+first]...)
+	for s.pos = start + first; s.pos < len(s.data); {
+		c := s.data[s.pos]
+		switch {
+		case c == '"':
+			s.pos++
+			return out, nil
+		case c < ' ':
+			return nil, s.syntaxError("a string holds an unescaped control character")
+		case c != '\\':
+			out = append(out, c)
+			s.pos++
+			continue
+		}
+		if s.pos+1 >= len(s.data) {
+			break
+		}
+		s.pos += 2
+		switch e := s.data[s.pos-1]; e {
+		case '"', '\\', '/':
+			out = append(out, e)
+		case 'b':
+			out = append(out, '\b')
+		case 'f':
+			out = append(out, '\f')
+		case 'n':
+			out = append(out, '\n')
+		case 'r':
+			out = append(out, '\r')
+		case 't':
+			out = append(out, '\t')
+		case 'u':
+			r, err := s.hex4()
+			if err != nil {
+				return nil, err
+			}
+			if utf16.IsSurrogate(r) {
+				r = s.surrogate(r)
+			}
+			out = utf8.AppendRune(out, r)
+		default:
+			s.pos--
+			return nil, s.syntaxError("there is no escape \\%c", e)
+		}
+	}
+	s.pos = len(s.data)
+	return nil, s.syntaxError("a string does not end")
+}
+
+func (s *scanner) hex4() (rune, error) {
+	if s.pos+4 > len(s.data) {
+		s.pos = len(s.data)
+		return 0, s.syntaxError("a string does not end")
+	}
+	var r rune
+	for _, c := range s.data[s.pos : s.pos+4] {
+		switch {
+		case c >= '0' && c <= '9':
+			c -= '0'
+		case c >= 'a' && c <= 'f':
+			c -= 'a' - 10
+		case c >= 'A' && c <= 'F':
+			c -= 'A' - 10
+		default:
+			return 0, s.syntaxError("\\u wants four hexadecimal digits")
+		}
+		r = r<<4 | rune(c)
+	}
+	s.pos += 4
+	return r, nil
+}
+
+// surrogate completes a surrogate pair; half a pair becomes U+FFFD, and what follows it stays.
+func (s *scanner) surrogate(high rune) rune {
+	if s.pos+6 <= len(s.data) && s.data[s.pos] == '\\' && s.data[s.pos+1] == 'u' {
+		at := s.pos
+		s.pos += 2
+		if low, err := s.hex4(); err == nil {
+			if r := utf16.DecodeRune(high, low); r != utf8.RuneError {
+				return r
+			}
+		}
+		s.pos = at
+	}
+	return utf8.RuneError
+}
+
+// number reads the text of a number.
+func (s *scanner) number() ([]byte, error) {
+	c := s.next()
+	if c != '-' && (c < '0' || c > '9') {
+		return nil, s.unexpected("a number")
+	}
+	d, start, i := s.data, s.pos, s.pos
+	digits := func() bool {
+		from := i
+		for i < len(d) && d[i] >= '0' && d[i] <= '9' {
+			i++
+		}
+		return i > from
+	}
+	if d[i] == '-' {
+		i++
+	}
+	ok := true
+	if i < len(d) && d[i] == '0' {
+		i++
+	} else {
+		ok = digits()
+	}
+	if ok && i < len(d) && d[i] == '.' {
+		i++
+		ok = digits()
+	}
+	if ok && i < len(d) && (d[i] == 'e' || d[i] == 'E') {
+		i++
+		if i < len(d) && (d[i] == '+' || d[i] == '-') {
+			i++
+		}
+		ok = digits()
+	}
+	s.pos = i
+	if !ok {
+		return nil, s.unexpected("a digit")
+	}
+	return d[start:i], nil
+}
+
+// boolean reads true or false.
+func (s *scanner) boolean() (bool, error) {
+	switch s.next() {
+	case 't':
+		return true, s.word("true")
+	case 'f':
+		return false, s.word("false")
+	}
+	return false, s.unexpected("true or false")
+}
+
+func (s *scanner) word(word string) error {
+	if !bytes.HasPrefix(s.data[s.pos:], []byte(word)) {
+		return s.unexpected(word)
+	}
+	s.pos += len(word)
+	return nil
+}
+
+// null consumes null if it is next.
+func (s *scanner) null() bool { return s.next() == 'n' && s.word("null") == nil }
+
+// skip consumes any value.
+func (s *scanner) skip(depth int) error {
+	if depth > maxNesting {
+		return s.syntaxError("values are nested more than %d deep", maxNesting)
+	}
+	switch c := s.next(); c {
+	case '{':
+		return s.object(func([]byte) error { return s.skip(depth + 1) })
+	case '[':
+		return s.array(func() error { return s.skip(depth + 1) })
+	case '"':
+		_, err := s.text()
+		return err
+	case 't', 'f':
+		_, err := s.boolean()
+		return err
+	case 'n':
+		return s.word("null")
+	default:
+		_, err := s.number()
+		return err
+	}
+}
