@@ -44,8 +44,11 @@ type Node struct {
 	Report                 *syncv1.ReportRequest
 	DesiredGeneration      uint64
 	DesiredDigest          string
-	CreatedAt, UpdatedAt   time.Time
-	Version                uint64
+	// Ahead is the generation of the desired state that the node showed when it was above the manager's own, which
+	// happens after the manager was restored from an older backup; 0 when all is well.
+	Ahead                uint64
+	CreatedAt, UpdatedAt time.Time
+	Version              uint64
 }
 
 func (n *Node) resource() *fleetv1.Resource {
@@ -55,6 +58,10 @@ func (n *Node) resource() *fleetv1.Resource {
 	}
 	if n.State == NodeRevoked && n.RevokedReason != "" {
 		note = "revoked: " + n.RevokedReason
+	}
+	if n.Ahead > 0 {
+		note = fmt.Sprintf("paused: the node has generation %d of its desired state and the manager %d, so the manager was restored from an older backup; "+
+			"to make the node take what the manager says now: dhow node approve %s", n.Ahead, n.DesiredGeneration, n.Name)
 	}
 	return &fleetv1.Resource{
 		Kind: KindNode,
@@ -69,7 +76,7 @@ func (n *Node) resource() *fleetv1.Resource {
 }
 
 const nodeColumns = `SELECT n.id, n.name, n.version, n.region, n.site, n.token_id, n.state, n.revoked_reason, n.labels, n.protocol,
-	n.certificate_serial, n.certificate_expires_at, n.connection, n.transport, n.last_seen_at, n.report, n.created_at, n.updated_at,
+	n.certificate_serial, n.certificate_expires_at, n.connection, n.transport, n.last_seen_at, n.report, n.ahead, n.created_at, n.updated_at,
 	COALESCE(d.generation, 0), COALESCE(d.digest, '') FROM nodes n LEFT JOIN desired d ON d.node_id = n.id `
 
 func queryNodes(ctx context.Context, tx *sql.Tx, where string, args ...any) ([]*Node, error) {
@@ -84,7 +91,7 @@ func queryNodes(ctx context.Context, tx *sql.Tx, where string, args ...any) ([]*
 		var v, protocol, expires, seen, created, updated, generation int64
 		var labels, report []byte
 		if err := rows.Scan(&n.ID, &n.Name, &v, &n.Region, &n.Site, &n.TokenID, &n.State, &n.RevokedReason, &labels, &protocol,
-			&n.CertificateSerial, &expires, &n.Connection, &n.Transport, &seen, &report, &created, &updated, &generation, &n.DesiredDigest); err != nil {
+			&n.CertificateSerial, &expires, &n.Connection, &n.Transport, &seen, &report, (*counter)(&n.Ahead), &created, &updated, &generation, &n.DesiredDigest); err != nil {
 			return nil, fmt.Errorf("cannot read a node: %w", err)
 		}
 		if len(labels) > 0 {
@@ -177,8 +184,9 @@ func (s *Store) putNodeLabels(ctx context.Context, tx *sql.Tx, r *fleetv1.Resour
 	return n.resource(), true, nil
 }
 
-// ApproveNode lets a pending node have its certificate. Approving an active node changes nothing; a revoked one stays
-// revoked (ErrConflict).
+// ApproveNode lets a pending node have its certificate. A node that is ahead takes what the manager says from then on:
+// its desired state gets a generation above the node's. Approving another active node changes nothing; a revoked one
+// stays revoked (ErrConflict).
 func (s *Store) ApproveNode(ctx context.Context, name string) error {
 	return s.write(ctx, func(tx *sql.Tx) error {
 		n, err := getNode(ctx, tx, "name", name)
@@ -187,7 +195,16 @@ func (s *Store) ApproveNode(ctx context.Context, name string) error {
 		}
 		switch n.State {
 		case NodeActive:
-			return errUnchanged
+			if n.Ahead == 0 {
+				return errUnchanged
+			}
+			if _, err := tx.ExecContext(ctx, `UPDATE desired SET generation = $1 WHERE node_id = $2`, int64(max(n.Ahead, n.DesiredGeneration)+1), n.ID); err != nil {
+				return err
+			}
+			if _, err := tx.ExecContext(ctx, `UPDATE nodes SET ahead = 0 WHERE id = $1`, n.ID); err != nil {
+				return err
+			}
+			return s.touch(ctx, tx, n.ID)
 		case NodeRevoked:
 			return fmt.Errorf("%w: node %q is revoked for good; invite it anew", ErrConflict, name)
 		}
@@ -195,6 +212,24 @@ func (s *Store) ApproveNode(ctx context.Context, name string) error {
 			return err
 		}
 		return s.touch(ctx, tx, n.ID)
+	})
+}
+
+// RecordAhead notes that a node showed a generation of its desired state that the manager did not hand out.
+func (s *Store) RecordAhead(ctx context.Context, nodeID string, generation uint64) error {
+	return s.write(ctx, func(tx *sql.Tx) error {
+		n, err := getNode(ctx, tx, "id", nodeID)
+		if err != nil {
+			return err
+		}
+		generation = min(generation, maxSequence)
+		if n.Ahead == generation {
+			return errUnchanged
+		}
+		if _, err := tx.ExecContext(ctx, `UPDATE nodes SET ahead = $1 WHERE id = $2`, int64(generation), nodeID); err != nil {
+			return err
+		}
+		return s.touch(ctx, tx, nodeID)
 	})
 }
 

@@ -267,3 +267,35 @@ func TestSightingsWakeOnlyForNews(t *testing.T) {
 		t.Error("a lost connection is no news")
 	}
 }
+
+// TestNodeAheadOfARestoredManager: the manager asks a person, and what it says then has a generation above the node's.
+func TestNodeAheadOfARestoredManager(t *testing.T) {
+	s := open(t)
+	ctx := t.Context()
+	n := enrol(t, s, "till", 1)[0]
+	if _, err := s.SetDesired(ctx, map[string][]byte{n.ID: []byte("old")}); err != nil {
+		t.Fatal(err)
+	}
+	for _, generation := range []uint64{7, 7, 1 << 63} {
+		if err := s.RecordAhead(ctx, n.ID, generation); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.RecordAhead(ctx, n.ID, 7); err != nil {
+		t.Fatal(err)
+	}
+	r, err := s.Get(ctx, KindNode, "till")
+	if err != nil || !strings.Contains(r.GetNode().GetStatus().GetProtocolNote(), "dhow node approve till") {
+		t.Fatalf("the node is %v (%v)", r, err)
+	}
+	if err := s.ApproveNode(ctx, "till"); err != nil {
+		t.Fatal(err)
+	}
+	d, err := s.Desired(ctx, n.ID)
+	if err != nil || d.Generation != 8 || string(d.State) != "old" {
+		t.Errorf("the desired state is %+v (%v)", d, err)
+	}
+	if r, err = s.Get(ctx, KindNode, "till"); err != nil || r.GetNode().GetStatus().GetProtocolNote() != "" {
+		t.Errorf("the node is %v (%v)", r, err)
+	}
+}

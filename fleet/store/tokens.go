@@ -267,8 +267,8 @@ func (s *Store) insertNode(ctx context.Context, tx *sql.Tx, e Enrolment, token *
 		return nil, err
 	}
 	if _, err := tx.ExecContext(ctx, `INSERT INTO nodes (id, name, version, region, site, token_id, key_hash, state, revoked_reason, labels, protocol,
-		certificate_serial, certificate_expires_at, connection, transport, last_seen_at, report, created_at, updated_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, '', $9, $10, '', 0, $11, '', 0, $12, $13, $14)`,
+		certificate_serial, certificate_expires_at, connection, transport, last_seen_at, report, ahead, created_at, updated_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, '', $9, $10, '', 0, $11, '', 0, $12, 0, $13, $14)`,
 		e.ID, name, int64(v), token.GetRegion(), token.GetSite(), e.TokenID, e.KeyHash[:], state, []byte("{}"), int64(e.Protocol),
 		Enrolling, bytesOf(report), nanos(e.Now), nanos(e.Now)); err != nil {
 		return nil, fmt.Errorf("cannot write node %q: %w", name, err)

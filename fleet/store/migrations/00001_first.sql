@@ -70,6 +70,7 @@ CREATE TABLE nodes (
     transport              TEXT    NOT NULL,
     last_seen_at           BIGINT  NOT NULL,
     report                 BYTEA   NOT NULL,
+    ahead                  BIGINT  NOT NULL, -- generation that the node has of its desired state when it is above ours
     created_at             BIGINT  NOT NULL,
     updated_at             BIGINT  NOT NULL,
     UNIQUE (token_id, key_hash)
