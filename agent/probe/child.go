@@ -1,0 +1,277 @@
+package probe
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/dhowfleet/dhow/agent/inference"
+	"github.com/dhowfleet/dhow/agent/inference/onnxruntime"
+	"github.com/dhowfleet/dhow/agent/pipeline"
+	"github.com/dhowfleet/dhow/agent/telemetry"
+	"github.com/dhowfleet/dhow/models/bundle"
+	"github.com/dhowfleet/dhow/models/tensor"
+	"github.com/dhowfleet/dhow/wasm/host"
+)
+
+const (
+	maxRequest   = 64 << 10
+	measureRuns  = 25
+	measureFor   = 2 * time.Second
+	maxOpenFiles = 256
+	cacheFile    = 256 << 20 // the largest file of compiled WASM code
+	niceness     = 10
+)
+
+// Main is the child: it reads a Request, tries the bundle, writes the answer, and returns the exit code. The process
+// is of no other use afterwards, since its limits stay.
+func Main(stdin io.Reader, stdout io.Writer) int {
+	var r Request
+	if err := json.NewDecoder(io.LimitReader(stdin, maxRequest)).Decode(&r); err != nil {
+		fmt.Fprintln(os.Stderr, "probe: the request is no JSON; this command is started by the agent itself:", err)
+		return 64
+	}
+	if err := limit(&r); err != nil {
+		fmt.Fprintln(os.Stderr, "probe:", err)
+		return 70
+	}
+	t := &trial{request: r}
+	err := t.try()
+	t.note()
+	var failure *failure
+	var missing *inference.RuntimeError
+	switch {
+	case errors.As(err, &missing):
+		t.answer.Runtime = missing
+	case errors.As(err, &failure):
+		t.answer.Reason, t.answer.Message, t.answer.Detail = failure.reason, failure.message, failure.detail
+	default:
+		t.answer.OK = true
+	}
+	line, err := json.Marshal(t.answer)
+	if err == nil {
+		_, err = stdout.Write(append(line, '\n'))
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "probe: cannot answer:", err)
+		return 74
+	}
+	return 0
+}
+
+// limit bounds this process before it touches the bundle.
+func limit(r *Request) error {
+	file := uint64(0)
+	if r.WasmCache != "" {
+		file = cacheFile
+	}
+	for _, l := range []struct {
+		what string
+		id   int
+		to   uint64
+	}{
+		// At the hard limit the kernel kills; the soft one only sends a signal that the Go runtime ignores.
+		{"processor time", syscall.RLIMIT_CPU, r.CPUSeconds},
+		{"file size", syscall.RLIMIT_FSIZE, file},
+		{"core dumps", syscall.RLIMIT_CORE, 0},
+		{"open files", syscall.RLIMIT_NOFILE, maxOpenFiles},
+	} {
+		var now syscall.Rlimit
+		if err := syscall.Getrlimit(l.id, &now); err != nil {
+			return fmt.Errorf("cannot limit %s: %w", l.what, err)
+		}
+		to := min(l.to, now.Max)
+		if err := syscall.Setrlimit(l.id, &syscall.Rlimit{Cur: to, Max: to}); err != nil {
+			return fmt.Errorf("cannot limit %s: %w", l.what, err)
+		}
+	}
+	// Should memory run out, this process is the one to lose, and what serves is computed first. Neither is allowed
+	// everywhere, and the limits above hold without.
+	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0)
+	_ = syscall.Setpriority(syscall.PRIO_PGRP, 0, niceness)
+	return nil
+}
+
+// failure is why a bundle may not serve.
+type failure struct{ reason, message, detail string }
+
+func (f *failure) Error() string { return f.message }
+
+// trial is one bundle being tried.
+type trial struct {
+	request Request
+	answer  answer
+	spec    *bundle.Spec
+	line    *pipeline.Pipeline
+}
+
+// note keeps the highest memory seen.
+func (t *trial) note() { t.answer.PeakBytes = max(t.answer.PeakBytes, anonymous(os.Getpid())) }
+
+func (t *trial) try() error {
+	ctx, cancel := context.WithTimeout(context.Background(), t.request.Wall)
+	defer cancel()
+	folder := os.DirFS(t.request.Dir)
+	b, err := bundle.Load(folder)
+	if err != nil {
+		return &failure{reason: BundleInvalid, message: err.Error()}
+	}
+	t.spec = &b.Spec
+	if err := t.load(ctx); err != nil {
+		return err
+	}
+	defer func() { _ = t.line.Close() }()
+	t.note()
+	return t.measure(ctx, folder)
+}
+
+func (t *trial) load(ctx context.Context) error {
+	start := time.Now()
+	wasm, err := host.NewRuntime(ctx, host.Config{CacheDir: t.request.WasmCache})
+	if err != nil {
+		return &failure{reason: WasmFailed, message: "the WASM runtime cannot be started", detail: err.Error()}
+	}
+	deps := pipeline.Deps{Engine: onnxruntime.New(t.request.Library), Wasm: wasm, Instances: 1}
+	t.line, err = pipeline.Open(ctx, deps, t.request.Dir, *t.spec, t.request.Variant)
+	if err != nil {
+		return t.loadFailure(err)
+	}
+	t.answer.LoadMillis = time.Since(start).Milliseconds()
+	t.answer.Provider = t.line.Provider()
+	return nil
+}
+
+func (t *trial) loadFailure(err error) error {
+	var missing *inference.RuntimeError
+	if errors.As(err, &missing) {
+		return missing
+	}
+	var failed *pipeline.Error
+	errors.As(err, &failed)
+	step := "the bundle"
+	code := telemetry.ModelError
+	if failed != nil {
+		step, code = failed.Step, failed.Code()
+	}
+	switch code {
+	case telemetry.WasmError:
+		return &failure{WasmFailed, step + " cannot be loaded", err.Error()}
+	case telemetry.Deadline:
+		return &failure{TimeLimit, fmt.Sprintf("%s was not loaded within %v", step, t.spec.Budgets.Load), err.Error()}
+	}
+	var load *inference.LoadError
+	if errors.As(err, &load) { // says what is wrong with the file, and nothing else
+		return &failure{LoadFailed, load.Message, err.Error()}
+	}
+	return &failure{LoadFailed, step + " does not fit the bundle: " + unwrapped(err), err.Error()}
+}
+
+func unwrapped(err error) string {
+	if inner := errors.Unwrap(err); inner != nil {
+		return inner.Error()
+	}
+	return err.Error()
+}
+
+// measure answers the golden samples, compares, and then times them.
+func (t *trial) measure(ctx context.Context, folder fs.FS) error {
+	samples, err := t.spec.Golden(folder)
+	if err != nil {
+		return &failure{reason: BundleInvalid, message: err.Error()}
+	}
+	for i := range samples {
+		// The first request also starts the WASM instances and whatever the runtime leaves until then.
+		budget := t.spec.Budgets.Infer
+		if i == 0 {
+			budget = max(budget, t.spec.Budgets.Load)
+		}
+		if err := t.golden(ctx, &samples[i], budget); err != nil {
+			return err
+		}
+		t.note()
+	}
+	inputs := make([][]tensor.Tensor, len(samples))
+	for i := range samples {
+		inputs[i] = samples[i].Inputs
+	}
+	if len(samples) == 0 {
+		zeros := t.zeros()
+		if zeros == nil {
+			return nil
+		}
+		// Without samples there is no telling which requests the model must take: a refusal is no failure, a crash is one.
+		if _, err := t.line.Infer(ctx, zeros, nil, nil); err != nil {
+			return nil //nolint:nilerr // see above
+		}
+		inputs = append(inputs, zeros)
+	}
+	var times []time.Duration
+	for start := time.Now(); len(times) < measureRuns && time.Since(start) < measureFor; {
+		begin := time.Now()
+		if _, err := t.line.Infer(ctx, inputs[len(times)%len(inputs)], nil, nil); err != nil {
+			break // it answered before; one that fails now and then will show in service
+		}
+		times = append(times, time.Since(begin))
+	}
+	if len(times) > 0 {
+		slices.Sort(times)
+		t.answer.MedianMicros = max(times[len(times)/2].Microseconds(), 1)
+	}
+	return nil
+}
+
+func (t *trial) golden(ctx context.Context, g *bundle.Golden, budget time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, budget)
+	defer cancel()
+	wanted := make([]string, len(g.Outputs))
+	for i := range g.Outputs {
+		wanted[i] = g.Outputs[i].Name
+	}
+	out, err := t.line.Infer(ctx, g.Inputs, wanted, nil)
+	if err == nil {
+		if err := g.Compare(out); err != nil {
+			return &failure{GoldenMismatch, fmt.Sprintf("golden sample %s: %v", g.Name, err), ""}
+		}
+		return nil
+	}
+	var failed *pipeline.Error
+	if !errors.As(err, &failed) {
+		return &failure{GoldenMismatch, fmt.Sprintf("golden sample %s was not answered", g.Name), err.Error()}
+	}
+	switch failed.Code() {
+	case telemetry.Deadline:
+		return &failure{TimeLimit, fmt.Sprintf("golden sample %s was not answered within %v", g.Name, budget), err.Error()}
+	case telemetry.WasmError:
+		return &failure{WasmFailed, fmt.Sprintf("%s failed on golden sample %s", failed.Step, g.Name), err.Error()}
+	case telemetry.InvalidInput:
+		return &failure{GoldenMismatch, fmt.Sprintf("golden sample %s was refused as a wrong request", g.Name), err.Error()}
+	}
+	return &failure{GoldenMismatch, fmt.Sprintf("%s failed on golden sample %s", failed.Step, g.Name), err.Error()}
+}
+
+// zeros makes a request of zeros, or nothing when an input holds bytes.
+func (t *trial) zeros() []tensor.Tensor {
+	var out []tensor.Tensor
+	for _, s := range t.line.Inputs() {
+		shape := make([]int64, len(s.Shape))
+		for i, d := range s.Shape {
+			if shape[i] = d; d < 0 {
+				shape[i] = 1
+			}
+		}
+		n, err := tensor.Elements(shape)
+		size := int64(s.Datatype.Size())
+		if err != nil || size == 0 || n > 64<<20/size {
+			return nil
+		}
+		out = append(out, tensor.Tensor{Name: s.Name, Datatype: s.Datatype, Shape: shape, Data: make([]byte, n*size)})
+	}
+	return out
+}
