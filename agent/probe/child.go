@@ -237,7 +237,7 @@ func (t *trial) golden(ctx context.Context, g *bundle.Golden, budget time.Durati
 	out, err := t.line.Infer(ctx, g.Inputs, wanted, nil)
 	if err == nil {
 		if err := g.Compare(out); err != nil {
-			return &failure{GoldenMismatch, fmt.Sprintf("golden sample %s: %v", g.Name, err), ""}
+			return &failure{reason: GoldenMismatch, message: "golden " + err.Error()}
 		}
 		return nil
 	}
