@@ -194,7 +194,7 @@ func (c *Client) RoundTrip(req *http.Request) (*http.Response, error) {
 		if err == nil {
 			return resp, nil
 		}
-		if l.broken() != nil || !sent {
+		if l.broken() != nil || !sent || errors.Is(err, ErrRefused) {
 			c.discard(l)
 		}
 		if sent || n == attempts || req.Context().Err() != nil || errors.Is(err, ErrRefused) {

@@ -127,6 +127,7 @@ type call struct {
 	start    time.Time
 	moved    atomic.Int64 // since start, in nanoseconds: the last time that something moved
 	uploaded atomic.Bool  // the whole request was taken
+	answered atomic.Bool  // the answer has begun, or never will
 	watchdog *time.Timer  // nil for TCP
 }
 
@@ -143,9 +144,11 @@ func (l *link) roundTrip(req *http.Request) (resp *http.Response, sent bool, err
 		k.uploaded.Store(true)
 	}
 	if l.path != nil {
-		k.watchdog = time.AfterFunc(l.client.cfg.StallTimeout, k.check)
+		k.watchdog = time.AfterFunc(time.Hour, k.check)
+		k.watchdog.Reset(l.client.cfg.StallTimeout) // only now, since check itself uses the field
 	}
 	resp, err = l.exchange(out)
+	k.answered.Store(true)
 	if k.watchdog != nil {
 		k.watchdog.Stop()
 	}
@@ -179,6 +182,9 @@ func (k *call) end() {
 // check is the watchdog of a request over QUIC until its answer begins. While the body is being taken, silence means
 // that packets of full size get lost; after it, the manager may be thinking.
 func (k *call) check() {
+	if k.answered.Load() {
+		return
+	}
 	limit := k.link.client.cfg.StallTimeout
 	if k.uploaded.Load() {
 		limit = k.link.client.cfg.ResponseTimeout

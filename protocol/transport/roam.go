@@ -64,6 +64,9 @@ func newQUICPath(local netip.Addr, remote netip.AddrPort) (*quicPath, error) {
 func (p *quicPath) transport() *quic.Transport { return p.sockets[0].transport }
 
 // move takes the connection to the address local once a packet has made it there and back.
+//
+// quic-go replaces the connection's socket in its own goroutine while http3 may just be reading whether that socket
+// segments in hardware, which the race detector reports. Both are of one type, so that either answer is whole.
 func (p *quicPath) move(ctx context.Context, local netip.Addr) error {
 	s, err := openSocket(local)
 	if err != nil {

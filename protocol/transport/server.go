@@ -121,7 +121,8 @@ func Listen(cfg ServerConfig) (*Server, error) {
 		return nil, fmt.Errorf("cannot listen on %s: %w", cfg.Address, err)
 	}
 	s.http = &http.Server{
-		Handler: http.HandlerFunc(s.serve), TLSConfig: s.tls,
+		Handler:           http.HandlerFunc(s.serve),
+		TLSConfig:         s.tls.Clone(),               // net/http adds to it
 		ReadHeaderTimeout: cfg.Limits.HandshakeTimeout, // bounds the TLS handshake, too
 		IdleTimeout:       cfg.Limits.IdleTimeout,
 		MaxHeaderBytes:    cfg.Limits.MaxHeaderBytes,
