@@ -42,7 +42,11 @@ func document(r *fleetv1.Resource) *yaml.Node {
 	m := r.ProtoReflect()
 	if field := m.WhichOneof(m.Descriptor().Oneofs().ByName("body")); field != nil {
 		body := message(m.Get(field).Message())
-		n.Content = append(n.Content, body.Content...)
+		for i := 0; i+1 < len(body.Content); i += 2 {
+			if k, v := body.Content[i], body.Content[i+1]; k.Value != "status" || len(v.Content) > 0 {
+				n.Content = append(n.Content, k, v)
+			}
+		}
 	}
 	return n
 }
