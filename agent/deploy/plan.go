@@ -71,7 +71,7 @@ func (p *planner) model(name string, desired []DesiredCopy) {
 			others = append(others, c)
 		}
 	}
-	slices.SortFunc(others, func(a, b *Copy) int { return compareKeys(a.Key, b.Key) })
+	slices.SortFunc(others, func(a, b *Copy) int { return CompareKeys(a.Key, b.Key) })
 	standIn := best(append(slices.Clone(others), failedButLoaded(wanted)...))
 	if len(desired) == 0 {
 		standIn = nil
@@ -215,7 +215,7 @@ func (p *planner) retire(c *Copy, target []Route, standIn, proven, loading bool)
 	case inTarget, inTable, loading:
 	case c.State == Serving && (len(target) > 0 || !standIn):
 		p.add(Action{Kind: Mark, Key: c.Key, State: Draining})
-	case !standIn || proven:
+	case (!standIn || proven) && !p.now.Before(c.NotBefore):
 		p.add(Action{Kind: Remove, Key: c.Key})
 	}
 }
@@ -307,7 +307,8 @@ func routed(routes []Route, k Key) bool {
 	return slices.ContainsFunc(routes, func(r Route) bool { return r.Key == k })
 }
 
-func compareKeys(a, b Key) int {
+// CompareKeys orders keys by model, version and digest.
+func CompareKeys(a, b Key) int {
 	return cmp.Or(cmp.Compare(a.Model, b.Model), cmp.Compare(a.Version, b.Version), cmp.Compare(a.Digest, b.Digest))
 }
 

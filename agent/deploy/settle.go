@@ -40,8 +40,8 @@ var exhausted = map[Result]string{
 // Settle returns the copy as it is after a step ended at now. pause is the jittered pause before the next try.
 func Settle(c Copy, kind Kind, o Outcome, now time.Time, pause time.Duration) Copy {
 	c.Busy, c.BusySince = None, time.Time{}
-	if kind == Load && o.Result != Canceled {
-		c.Crashes = 0
+	if kind == Load {
+		c.Crashes = 0 // it ended, and the process lives
 	}
 	enter := func(s State) {
 		if c.State != s {
