@@ -105,6 +105,12 @@ func failedRequest(ctx context.Context, err error) error {
 	return &unavailable{reason: "cannot reach the registry", cause: err}
 }
 
+// tooSlow reports whether we gave up on an answer because it came too slowly.
+func tooSlow(err error) bool {
+	var u *unavailable
+	return errors.As(err, &u) && errors.Is(u.cause, errSlowBody)
+}
+
 // refusal turns an answer that is no success into an error.
 func (s *settings) refusal(a *answer) error {
 	reason := fmt.Sprintf("the registry answers %d%s", a.StatusCode, firstError(a))

@@ -27,14 +27,15 @@ const (
 	progressEvery = 256 << 10
 	// maxBreaks is how many connections one call may lose after progress before the caller is asked.
 	maxBreaks = 100
-	// breakWait is the longest wait before a lost connection is replaced.
-	breakWait = time.Second
+	// Before the n-th lost connection is replaced, up to firstWait·2ⁿ pass, at most longestWait, at random.
+	firstWait   = 20 * time.Millisecond
+	longestWait = 2 * time.Second
 )
 
 // repositoryName is the grammar of the OCI distribution specification. It keeps a name from being more than a path.
 var repositoryName = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$`)
 
-func (s *settings) url(repository, kind string, d digest.Digest) (string, error) {
+func (s *settings) resource(repository, kind string, d digest.Digest) (string, error) {
 	if err := blob.Check(d); err != nil {
 		return "", err
 	}
@@ -51,7 +52,7 @@ func (p *Puller) Manifest(ctx context.Context, repository string, d digest.Diges
 	if err != nil {
 		return nil, err
 	}
-	url, err := s.url(repository, "manifests", d)
+	url, err := s.resource(repository, "manifests", d)
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +110,7 @@ func (p *Puller) Blob(ctx context.Context, repository string, d digest.Digest, s
 	if err != nil {
 		return err
 	}
-	url, err := s.url(repository, "blobs", d)
+	url, err := s.resource(repository, "blobs", d)
 	if err != nil {
 		return err
 	}
@@ -158,12 +159,13 @@ func (b *blobPull) all(ctx context.Context, d digest.Digest) error {
 		if err == nil {
 			break
 		}
-		if !errors.Is(err, ErrUnavailable) || b.w.Offset() <= before || breaks == maxBreaks {
+		gained := b.w.Offset() - before
+		if !errors.Is(err, ErrUnavailable) || gained <= 0 || tooSlow(err) && gained < b.leastBytes || breaks == maxBreaks {
 			return err
 		}
 		b.logger.LogAttrs(ctx, slog.LevelInfo, "pull goes on over a new connection", slog.String("digest", d.String()),
 			slog.Int64("offset", b.w.Offset()), slog.Int64("size", b.size), slog.String("error", err.Error()))
-		if err := sleep(ctx, rand.N(breakWait)); err != nil {
+		if err := sleep(ctx, rand.N(min(firstWait<<min(breaks, 16), longestWait))); err != nil {
 			return err
 		}
 	}
