@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/quic-go/quic-go"
 	"pgregory.net/rapid"
 )
 
@@ -196,4 +197,79 @@ func TestBackoffUsesTheWholeWindow(t *testing.T) {
 			t.Errorf("%v after %v, want the context's end after 5 s", err, time.Since(begin))
 		}
 	})
+}
+
+type tooSlow struct{}
+
+func (tooSlow) Error() string { return "the transfer is too slow" }
+func (tooSlow) Timeout() bool { return true }
+
+// TestWhatCountsAgainstQUIC: the same error means one thing after a long silence and another after progress.
+func TestWhatCountsAgainstQUIC(t *testing.T) {
+	const stall = 10 * time.Second
+	ended := func(cause error) context.Context {
+		ctx, cancel := context.WithCancelCause(context.Background())
+		cancel(cause)
+		return ctx
+	}
+	late, cancel := context.WithDeadline(context.Background(), time.Unix(1, 0))
+	defer cancel()
+	for name, tc := range map[string]struct {
+		ctx     context.Context
+		err     error
+		silence time.Duration
+		age     time.Duration
+		carried int64
+		tcp     bool
+		want    bool
+	}{
+		"stalled":                           {ctx: context.Background(), err: errStalled, want: true},
+		"deadline after silence":            {ctx: late, err: context.DeadlineExceeded, silence: stall, want: true},
+		"deadline after progress":           {ctx: late, err: context.DeadlineExceeded, silence: stall / 2},
+		"too slow, after silence":           {ctx: ended(tooSlow{}), err: context.Canceled, silence: stall, want: true},
+		"cancelled after silence":           {ctx: ended(nil), err: context.Canceled, silence: stall},
+		"other cause after silence":         {ctx: ended(errors.New("stopping")), err: context.Canceled, silence: stall},
+		"young connection died of silence":  {ctx: context.Background(), err: &quic.IdleTimeoutError{}, age: time.Minute, want: true},
+		"old connection died of silence":    {ctx: context.Background(), err: &quic.IdleTimeoutError{}, age: time.Hour},
+		"useful connection died of silence": {ctx: context.Background(), err: &quic.IdleTimeoutError{}, age: time.Minute, carried: usefulBytes},
+		"restarted manager":                 {ctx: context.Background(), err: &quic.StatelessResetError{}, silence: stall},
+		"over TCP":                          {ctx: late, err: context.DeadlineExceeded, silence: stall, tcp: true},
+	} {
+		c := NewClient(ClientConfig{StallTimeout: stall})
+		l := &link{client: c, protocol: HTTP3, path: &quicPath{}, began: time.Now().Add(-tc.age), network: "here", shut: func() {}}
+		if tc.tcp {
+			l.path = nil
+		}
+		l.carried.Store(tc.carried)
+		c.current = l
+		k := &call{link: l, ctx: tc.ctx, start: time.Now().Add(-tc.silence)}
+		k.failed(tc.err)
+		if got := c.suspected == "here" && c.current == nil; got != tc.want {
+			t.Errorf("%s: QUIC is suspected: %v, want %v", name, got, tc.want)
+		}
+		c.Close()
+	}
+}
+
+// TestSuspicionIsSettledByTCP: only a network on which TCP gets through, right after QUIC did not, is left to TCP.
+func TestSuspicionIsSettledByTCP(t *testing.T) {
+	for name, tc := range map[string]struct {
+		got  string
+		want Winner
+	}{
+		"tcp got through":     {HTTP2, Winner{Protocol: HTTP2, Demotions: 3}},
+		"quic after all":      {HTTP3, Winner{Protocol: HTTP3, Demotions: 2}},
+		"neither got through": {"", Winner{Protocol: HTTP3, Demotions: 2}},
+	} {
+		c := NewClient(ClientConfig{})
+		c.cfg.Memory.Put("here", Winner{Protocol: HTTP3, Demotions: 2})
+		c.suspected = "here"
+		c.settle("here", tc.got, false)
+		w, _ := c.cfg.Memory.Get("here")
+		w.At = time.Time{}
+		if w != tc.want || c.suspected != "" {
+			t.Errorf("%s: %+v, still suspected %q; want %+v", name, w, c.suspected, tc.want)
+		}
+		c.Close()
+	}
 }

@@ -85,7 +85,7 @@ func TestBrowserIsServed(t *testing.T) {
 		t.Fatal(err)
 	}
 	resp.Body.Close()
-	if resp.StatusCode != 200 || resp.ProtoMajor != 1 {
+	if resp.StatusCode != http.StatusOK || resp.ProtoMajor != 1 {
 		t.Errorf("%d over HTTP/%d", resp.StatusCode, resp.ProtoMajor)
 	}
 	for _, name := range []string{"localhost", identity.NodeServerName, identity.EnrolServerName} {
