@@ -1,9 +1,11 @@
-// Command generate makes the demo's test photos from the Fashion-MNIST test set: the first images of the set, the even
-// ones as PNG of 28 by 28 pixels, the odd ones as JPEG of 112 by 112 (bilinear), each named NNNN-<class>.<ending>.
+// Command generate makes the demo's photos from the Fashion-MNIST test set, always the same: into photos/ the first
+// images of the set, the even ones as PNG of 28 by 28 pixels, the odd ones as JPEG of 112 by 112 (bilinear), each named
+// NNNN-<class>.<ending>; into golden/ four further ones, in the forms that photos come in.
 //
-//	go run ./models/examples/fashion/generate -out models/examples/fashion/photos
+//	go run ./models/examples/fashion/generate -out models/examples/fashion
 //
-// The set is read from the folder where Debian's package dataset-fashion-mnist puts it.
+// The set is read from the folder where Debian's package dataset-fashion-mnist puts it. The answers beside the golden
+// photos are written by `go test ./models/examples/fashion -update`.
 package main
 
 import (
@@ -25,13 +27,13 @@ const side = 28
 
 func main() {
 	set := flag.String("set", "/usr/share/datasets/fashion-mnist", "folder of the data set")
-	out := flag.String("out", "models/examples/fashion/photos", "folder to write the photos to")
+	out := flag.String("out", "models/examples/fashion", "folder of the example, whose photos are written")
 	n := flag.Int("n", 600, "how many photos")
 	flag.Parse()
 	if err := generate(*set, *out, *n); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		if errors.Is(err, os.ErrNotExist) {
-			fmt.Fprintln(os.Stderr, "the data set comes with Debian's package dataset-fashion-mnist")
+			fmt.Fprintln(os.Stderr, "the data set comes with Debian's package: apt install dataset-fashion-mnist")
 		}
 		os.Exit(1)
 	}
@@ -46,19 +48,32 @@ func generate(set, out string, n int) error {
 	if err != nil {
 		return err
 	}
-	if n > len(labels) || n*side*side > len(pixels) {
+	if n < 0 || n > len(labels) || len(labels)*side*side > len(pixels) {
 		return fmt.Errorf("the set has %d images, %d are wanted", len(labels), n)
 	}
-	if err := os.MkdirAll(out, 0o755); err != nil {
-		return err
+	picture := func(i int) *image.Gray {
+		return &image.Gray{Pix: pixels[i*side*side : (i+1)*side*side], Stride: side, Rect: image.Rect(0, 0, side, side)}
+	}
+	for _, dir := range []string{"photos", "golden"} {
+		if err := os.MkdirAll(filepath.Join(out, dir), 0o755); err != nil {
+			return err
+		}
 	}
 	for i := range n {
-		img := &image.Gray{Pix: pixels[i*side*side : (i+1)*side*side], Stride: side, Rect: image.Rect(0, 0, side, side)}
+		var img image.Image = picture(i)
 		ending := "png"
 		if i%2 == 1 {
-			ending = "jpg"
+			img, ending = enlarge(picture(i), 4), "jpg"
 		}
-		if err := write(filepath.Join(out, fmt.Sprintf("%04d-%d.%s", i, labels[i], ending)), img); err != nil {
+		if err := write(filepath.Join(out, "photos", fmt.Sprintf("%04d-%d.%s", i, labels[i], ending)), img); err != nil {
+			return err
+		}
+	}
+	for _, g := range golden {
+		if g.index >= len(labels) {
+			return fmt.Errorf("the set has %d images, number %d is wanted", len(labels), g.index)
+		}
+		if err := write(filepath.Join(out, "golden", g.name), g.make(picture(g.index))); err != nil {
 			return err
 		}
 	}
@@ -86,7 +101,7 @@ func read(path string, header int) ([]byte, error) {
 	return data[header:], nil
 }
 
-func write(path string, img *image.Gray) error {
+func write(path string, img image.Image) error {
 	f, err := os.Create(path)
 	if err != nil {
 		return err
@@ -94,12 +109,12 @@ func write(path string, img *image.Gray) error {
 	if filepath.Ext(path) == ".png" {
 		err = png.Encode(f, img)
 	} else {
-		err = jpeg.Encode(f, enlarge(img, 4), &jpeg.Options{Quality: 92})
+		err = jpeg.Encode(f, img, &jpeg.Options{Quality: 92})
 	}
 	return errors.Join(err, f.Close())
 }
 
-// enlarge scales by bilinear interpolation between pixel centres.
+// enlarge scales bilinearly, with the pixels' values at their centres.
 func enlarge(src *image.Gray, by int) *image.Gray {
 	size := side * by
 	dst := image.NewGray(image.Rect(0, 0, size, size))
