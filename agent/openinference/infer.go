@@ -34,7 +34,7 @@ func (h *handler) infer(w http.ResponseWriter, r *http.Request) {
 	defer h.giveBack(x)
 	model, version := r.PathValue("model"), r.PathValue("version")
 	// Whatever is asked of a model that is not there need not be read.
-	if _, err := h.table.Lookup(model, version); err != nil {
+	if err := h.table.Has(model, version); err != nil {
 		writeError(w, err)
 		return
 	}

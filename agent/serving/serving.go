@@ -324,6 +324,16 @@ func (t *Table) Lookup(model, version string) (Info, error) {
 	return e.info(h), nil
 }
 
+// Has returns nil when Infer would find the model and version, and its *NotFoundError otherwise.
+func (t *Table) Has(model, version string) error {
+	e := (*t.models.Load())[model]
+	if e == nil {
+		return &NotFoundError{Model: model}
+	}
+	_, err := e.route(&Request{Model: model, Version: version})
+	return err
+}
+
 // ErrOverloaded is returned when the queue is full.
 var ErrOverloaded = errors.New("too many requests are waiting; try again later")
 

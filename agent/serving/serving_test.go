@@ -147,9 +147,15 @@ func TestWhatIsNotThere(t *testing.T) {
 		if !errors.As(err, &missing) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%v: %v", c.req, err)
 		}
+		if err := table.Has(c.req.Model, c.req.Version); !errors.As(err, &missing) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v: %v", c.req, err)
+		}
 		if _, err := table.Lookup(c.req.Model, c.req.Version); c.req.Model != "s" && !errors.As(err, &missing) {
 			t.Errorf("%v: %v", c.req, err)
 		}
+	}
+	if err := errors.Join(table.Has("m", ""), table.Has("m", "1"), table.Has("s", "1")); err != nil {
+		t.Error(err)
 	}
 	if len(rec.seen) != 0 {
 		t.Errorf("recorded %v", rec.seen)

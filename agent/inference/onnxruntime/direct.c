@@ -237,19 +237,17 @@ done:
 
 // value_out says what an output is and where it lies.
 static int value_out(dhow_run *r, void *value, dhow_slot *s) {
-  void *info = NULL;
-  size_t rank = 0, elements = 0;
   if (!value) return fail(r, "the model left an output empty");
-  void *status = FN(GetTensorTypeAndShape, void *, void **)(value, &info);
-  if (status) return take(status, &r->code, r->error), -1;
-  status = FN(GetTensorElementType, const void *, int32_t *)(info, &s->type);
-  if (!status) status = FN(GetDimensionsCount, const void *, size_t *)(info, &rank);
-  if (!status && rank <= DHOW_MAX_RANK) status = FN(GetDimensions, const void *, int64_t *, size_t)(info, s->shape, rank);
-  if (!status) status = FN(GetTensorShapeElementCount, const void *, size_t *)(info, &elements);
-  VOID_FN(ReleaseTensorTypeAndShapeInfo, void *)(info);
+  const int64_t *shape = NULL;
+  size_t rank = 0, elements = 1;
+  void *status = FN(GetTensorElementTypeAndShapeDataReference, const void *, int32_t *, const int64_t **, size_t *)(value, &s->type, &shape, &rank);
   if (status) return take(status, &r->code, r->error), -1;
   if (rank > DHOW_MAX_RANK) return fail(r, "an output has more than 16 dimensions");
   s->rank = (int32_t)rank;
+  for (size_t i = 0; i < rank; i++) {
+    s->shape[i] = shape[i];
+    elements *= (size_t)shape[i];
+  }
   if (s->type == TYPE_STRING) return strings_out(r, value, s, elements);
   status = FN(GetTensorMutableData, void *, void **)(value, &s->data);
   if (!status) status = FN(GetTensorSizeInBytes, void *, size_t *)(value, &s->size);

@@ -25,20 +25,18 @@
 #define POS_GetTensorElementType 60
 #define POS_GetDimensionsCount 61
 #define POS_GetDimensions 62
-#define POS_GetTensorShapeElementCount 64
-#define POS_GetTensorTypeAndShape 65
 #define POS_CreateCpuMemoryInfo 69
 #define POS_AllocatorFree 76
 #define POS_GetAllocatorWithDefaultOptions 78
 #define POS_ReleaseStatus 93
-#define POS_ReleaseMemoryInfo 94
 #define POS_ReleaseValue 96
 #define POS_ReleaseRunOptions 97
 #define POS_ReleaseTypeInfo 98
-#define POS_ReleaseTensorTypeAndShapeInfo 99
 #define POS_GetAvailableProviders 125
 #define POS_ReleaseAvailableProviders 126
 #define POS_GetResizedStringTensorElementBuffer 252
 #define POS_GetTensorSizeInBytes 318
 #define POS_TensorTypeAndShape_HasShape 390
+#define POS_GetTensorElementTypeAndShapeDataReference 414
+
 #endif
