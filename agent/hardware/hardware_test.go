@@ -121,6 +121,40 @@ func TestNoGPUSaysWhy(t *testing.T) {
 	}
 }
 
+func TestADriverWithoutDevices(t *testing.T) {
+	shut := 0
+	lib := &mock.Interface{
+		InitFunc:                   func() nvml.Return { return nvml.SUCCESS },
+		ShutdownFunc:               func() nvml.Return { shut++; return nvml.SUCCESS },
+		SystemGetDriverVersionFunc: func() (string, nvml.Return) { return "570.1", nvml.SUCCESS },
+		DeviceGetCountFunc:         func() (int, nvml.Return) { return 0, nvml.SUCCESS },
+	}
+	hw := Probe(t.Context(), Options{gpus: nvmlLister{lib}})
+	if len(hw.GetGpus()) != 0 || !strings.Contains(hw.GetGpuNote(), "finds no device") {
+		t.Errorf("%v, note %q", hw.GetGpus(), hw.GetGpuNote())
+	}
+	if shut != 1 {
+		t.Errorf("NVML was shut down %d times, want once: nothing of it may stay", shut)
+	}
+}
+
+func TestTextNamesLimits(t *testing.T) {
+	hw := &syncv1.Hardware{
+		Os: "linux", Arch: "arm64", MemoryBytes: 64 << 30, MemoryLimitBytes: 2 << 30,
+		Cpu:     &syncv1.Cpu{PhysicalCores: 128, LogicalCores: 256, LimitCores: 128.5},
+		GpuNote: "no NVIDIA driver is installed",
+	}
+	var text strings.Builder
+	if err := Text(&text, hw); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"linux/arm64", "128 cores, 256 threads, limited to 128.5", "64 GiB, limited to 2048 MiB", "no NVIDIA driver"} {
+		if !strings.Contains(text.String(), want) {
+			t.Errorf("%q is missing in:\n%s", want, text.String())
+		}
+	}
+}
+
 // TestOneLostGPU: a device that fell off the bus leaves the others.
 func TestOneLostGPU(t *testing.T) {
 	lib, err := server.New(server.WithGPUs(gpus.H100_SXM5_80GB, gpus.H100_SXM5_80GB))

@@ -3,6 +3,8 @@ package hardware
 import (
 	"fmt"
 	"io"
+	"math"
+	"strconv"
 	"strings"
 
 	syncv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/sync/v1"
@@ -17,7 +19,7 @@ func Text(w io.Writer, hw *syncv1.Hardware) error {
 	line("System", "%s/%s, kernel %s", hw.GetOs(), hw.GetArch(), orUnknown(hw.GetKernel()))
 	cores := fmt.Sprintf("%d cores, %d threads", hw.GetCpu().GetPhysicalCores(), hw.GetCpu().GetLogicalCores())
 	if limit := hw.GetCpu().GetLimitCores(); limit > 0 {
-		cores += fmt.Sprintf(", limited to %.2g", limit)
+		cores += ", limited to " + strconv.FormatFloat(math.Round(limit*100)/100, 'f', -1, 64)
 	}
 	line("CPU", "%s (%s)", orUnknown(hw.GetCpu().GetModel()), cores)
 	line("Extensions", "%s", orUnknown(strings.Join(hw.GetCpu().GetExtensions(), " ")))
