@@ -3,8 +3,9 @@
 //
 // Every call has a deadline, and every message a bound; nothing is repeated in here except by the loops Watcher and
 // Deliver, which say when. What an error means is its Class: Retry (offline, overloaded, restarting: come again with
-// jitter), Refused (this request will not be accepted as it is), Revoked (the node no longer belongs to the fleet) and
-// Incompatible. The class comes from the manager's code, never from the text of an error.
+// jitter), Unauthorised (renew the certificate first), Refused (this request will not be accepted as it is), Revoked (the
+// node no longer belongs to the fleet), Incompatible and Ahead (the manager was restored from an old backup). The class
+// comes from the manager's codes, never from the text of an error.
 //
 // A Client may be used from any goroutine. Calls block until they are answered, their deadline or their context ends.
 package syncclient
@@ -42,6 +43,14 @@ const (
 	Refused                   // the request is refused and will be again
 	Revoked                   // the node was revoked
 	Incompatible              // the two are too many versions apart
+	Ahead                     // the node has a newer desired state than the manager
+)
+
+// reasonHeader carries the code of a refusal beside its sentence; the reasons are fleet/sync's.
+const (
+	reasonHeader  = "Dhow-Reason"
+	reasonExpired = "expired"
+	reasonAhead   = "ahead"
 )
 
 // ClassOf returns what an error of a Client means.
@@ -55,6 +64,12 @@ func ClassOf(err error) Class {
 	var e *connect.Error
 	if !errors.As(err, &e) || !connect.IsWireError(err) {
 		return Retry // it did not come from the manager
+	}
+	switch e.Meta().Get(reasonHeader) {
+	case reasonExpired:
+		return Unauthorised
+	case reasonAhead:
+		return Ahead
 	}
 	switch e.Code() {
 	case connect.CodePermissionDenied:

@@ -274,8 +274,10 @@ func TestWatchRefusesWhatDoesNotHold(t *testing.T) {
 }
 
 func TestClasses(t *testing.T) {
-	wire := func(code connect.Code) error {
-		f := &fake{report: connect.NewError(code, errors.New("no"))}
+	wire := func(code connect.Code, reason ...string) error {
+		e := connect.NewError(code, errors.New("no"))
+		e.Meta()["Dhow-Reason"] = reason
+		f := &fake{report: e}
 		return f.client().Report(t.Context(), &syncv1.ReportRequest{})
 	}
 	for _, c := range []struct {
@@ -287,6 +289,7 @@ func TestClasses(t *testing.T) {
 		{fmt.Errorf("cannot reach: %w", transport.ErrRefused), Unauthorised},
 		{wire(connect.CodePermissionDenied), Revoked}, {wire(connect.CodeUnauthenticated), Unauthorised},
 		{wire(connect.CodeFailedPrecondition), Incompatible}, {wire(connect.CodeInvalidArgument), Refused},
+		{wire(connect.CodePermissionDenied, "expired"), Unauthorised}, {wire(connect.CodeFailedPrecondition, "ahead"), Ahead},
 		{wire(connect.CodeUnavailable), Retry}, {wire(connect.CodeInternal), Retry}, {wire(connect.CodeResourceExhausted), Retry},
 	} {
 		if got := ClassOf(c.err); got != c.want {

@@ -66,7 +66,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 		}
 		atLeast := RetryAfter(err)
 		switch ClassOf(err) {
-		case Refused, Revoked, Incompatible:
+		case Refused, Revoked, Incompatible, Ahead:
 			atLeast = max(atLeast, w.Slow)
 		}
 		if err := w.Backoff.Wait(ctx, atLeast); err != nil {
