@@ -10,10 +10,10 @@ import (
 	"github.com/dhowfleet/dhow/agent/deploy"
 	"github.com/dhowfleet/dhow/agent/health"
 	"github.com/dhowfleet/dhow/agent/inference"
+	"github.com/dhowfleet/dhow/agent/pipeline"
 	"github.com/dhowfleet/dhow/agent/telemetry"
 	"github.com/dhowfleet/dhow/models/blob"
 	"github.com/dhowfleet/dhow/models/bundle"
-	"github.com/dhowfleet/dhow/wasm/host"
 )
 
 // prepared makes sure that a copy's folder is there and whole by the sizes of its files, linking it anew when it is
@@ -104,8 +104,7 @@ func (r *Reconciler) loadOutcome(ctx context.Context, k deploy.Key, err error) d
 		return deploy.Outcome{Result: deploy.Canceled}
 	}
 	r.Logger.Error("cannot load a model", "model", k.Model, "version", k.Version, "error", err)
-	var runtime *inference.RuntimeError
-	if errors.As(err, &runtime) {
+	if runtime, ok := errors.AsType[*inference.RuntimeError](err); ok {
 		r.Health.Raise(health.OnnxRuntimeMissing, runtime.Message+" ("+runtime.Remedy+")")
 		return deploy.Outcome{Result: deploy.NodeFault, Text: runtime.Code}
 	}
@@ -113,10 +112,6 @@ func (r *Reconciler) loadOutcome(ctx context.Context, k deploy.Key, err error) d
 		return r.diskOutcome(k, filesErr)
 	} else if bad := r.verifyBlobs(files); bad != nil {
 		return r.diskOutcome(k, bad)
-	}
-	var guest *host.GuestError
-	if errors.As(err, &guest) {
-		return deploy.Outcome{Result: deploy.Refused, Reason: deploy.ReasonLoadFailed, Text: "a WASM step refused its configuration"}
 	}
 	switch serving := served(r, k); codeOf(err) {
 	case telemetry.Internal:
@@ -128,7 +123,12 @@ func (r *Reconciler) loadOutcome(ctx context.Context, k deploy.Key, err error) d
 		}
 		return deploy.Outcome{Result: deploy.Refused, Reason: deploy.ReasonTimeLimit, Text: "loading took longer than the bundle allows"}
 	}
-	return refused(deploy.ReasonLoadFailed, err)
+	// The error itself may quote a WASM step; what goes to the manager is made of names.
+	part := "the bundle"
+	if failed, ok := errors.AsType[*pipeline.Error](err); ok && failed.Step != "" {
+		part = failed.Step
+	}
+	return deploy.Outcome{Result: deploy.Refused, Reason: deploy.ReasonLoadFailed, Text: part + " could not be loaded; the agent's log says why"}
 }
 
 func codeOf(err error) telemetry.Code {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/dhowfleet/dhow/agent/deploy"
 	"github.com/dhowfleet/dhow/agent/health"
+	"github.com/dhowfleet/dhow/agent/inference"
 	"github.com/dhowfleet/dhow/models/blob"
 	"github.com/dhowfleet/dhow/models/bundle"
 	"github.com/dhowfleet/dhow/protocol/artifact"
@@ -205,8 +206,7 @@ func (r *Reconciler) probe(ctx context.Context, k deploy.Key) deploy.Outcome {
 	}
 	v, err := r.Probe(ctx, r.dir(k), spec)
 	if err != nil {
-		r.nodeFault(k, err)
-		return deploy.Outcome{Result: deploy.NodeFault, Text: "the node could not probe the bundle"}
+		return r.probeOutcome(k, err)
 	}
 	failpoint.Here("apply/probed")
 	if !v.OK {
@@ -218,6 +218,16 @@ func (r *Reconciler) probe(ctx context.Context, k deploy.Key) deploy.Outcome {
 		return deploy.Outcome{Result: deploy.Refused, Reason: v.Reason, Text: bounded(v.Message)}
 	}
 	return deploy.Outcome{}
+}
+
+// probeOutcome says what it means for the copy that the node could not probe it.
+func (r *Reconciler) probeOutcome(k deploy.Key, err error) deploy.Outcome {
+	r.nodeFault(k, err)
+	if runtime, ok := errors.AsType[*inference.RuntimeError](err); ok {
+		r.Health.Raise(health.OnnxRuntimeMissing, runtime.Message+" ("+runtime.Remedy+")")
+		return deploy.Outcome{Result: deploy.NodeFault, Text: runtime.Code}
+	}
+	return deploy.Outcome{Result: deploy.NodeFault, Text: "the node could not probe the bundle"}
 }
 
 // remove takes a copy off the node. Its failure, if it failed, stays known.
