@@ -103,6 +103,7 @@ func (f *fleet) node(t *testing.T, change func(*ClientConfig)) *Client {
 	cfg := ClientConfig{
 		Address: f.server.Addr(), ServerName: identity.NodeServerName, Roots: f.authority.Roots,
 		Certificate: func() (*tls.Certificate, error) { return cert, nil },
+		HeadStart:   10 * time.Second, // a busy machine must not make TCP win by chance
 		Logger:      testLogger(t),
 	}
 	if change != nil {
@@ -156,4 +157,16 @@ func eventually(t *testing.T, what string, ok func() bool) {
 			t.Fatalf("not within 15 s: %s", what)
 		}
 	}
+}
+
+// underWay counts the requests on the present connection.
+func underWay(c *Client) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.current == nil {
+		return 0
+	}
+	c.current.mu.Lock()
+	defer c.current.mu.Unlock()
+	return c.current.requests
 }

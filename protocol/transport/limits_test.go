@@ -257,11 +257,7 @@ func TestShutdownLetsRequestsEnd(t *testing.T) {
 			}
 			answer <- body
 		}()
-		eventually(t, "both requests are under way", func() bool {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			return c.current != nil && c.current.requests == 2
-		})
+		eventually(t, "both requests are under way", func() bool { return underWay(c) == 2 })
 		s.ticks <- "one"
 		cancel()
 		lines := bufio.NewScanner(stream.Body)
