@@ -81,7 +81,7 @@ func appendData(b []byte, t *tensor.Tensor) ([]byte, error) {
 		}
 		switch e := d[i:]; t.Datatype {
 		case tensor.FP32, tensor.FP64:
-			v, bits := 0.0, 8*size
+			var v float64
 			if size == 4 {
 				v = float64(math.Float32frombits(binary.LittleEndian.Uint32(e)))
 			} else {
@@ -90,7 +90,7 @@ func appendData(b []byte, t *tensor.Tensor) ([]byte, error) {
 			if math.IsNaN(v) || math.IsInf(v, 0) {
 				return b, badRequest("output %q holds a value that JSON cannot (%v); ask for it as binary data (parameters.binary_data)", t.Name, v)
 			}
-			b = strconv.AppendFloat(b, v, 'g', -1, bits)
+			b = strconv.AppendFloat(b, v, 'g', -1, 8*size)
 		case tensor.Bool:
 			b = strconv.AppendBool(b, e[0] != 0)
 		case tensor.Uint8:

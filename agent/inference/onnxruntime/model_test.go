@@ -96,6 +96,26 @@ func TestStringsOfNothing(t *testing.T) {
 	}
 }
 
+// TestInputsMayShareMemory: all tensors of a binary request lie in its body, at any offset.
+func TestInputsMayShareMemory(t *testing.T) {
+	m := load(t, write(t, identities(
+		onnxtest.Value{Name: "a", Type: onnxtest.Float, Dims: []int64{1, 2}},
+		onnxtest.Value{Name: "b", Type: onnxtest.Double, Dims: []int64{1}},
+		onnxtest.Value{Name: "c", Type: onnxtest.String, Dims: []int64{1}},
+	)))
+	for shift := range 4 {
+		body := append(make([]byte, shift), "01234567ABCDEFGH\x03\x00\x00\x00xyz"...)
+		at := body[shift:]
+		out := run(t, m, nil,
+			tensor.Tensor{Name: "a", Datatype: tensor.FP32, Shape: []int64{1, 2}, Data: at[:8]},
+			tensor.Tensor{Name: "b", Datatype: tensor.FP64, Shape: []int64{1}, Data: at[8:16]},
+			tensor.Tensor{Name: "c", Datatype: tensor.Bytes, Shape: []int64{1}, Data: at[16:]})
+		if got := string(out[0].Data) + string(out[1].Data) + string(out[2].Data); got != string(at) {
+			t.Errorf("shift %d: %q", shift, got)
+		}
+	}
+}
+
 func TestOnlyTheWantedOutputsComeInTheOrderWanted(t *testing.T) {
 	m := load(t, write(t, identities(
 		onnxtest.Value{Name: "a", Type: onnxtest.Float, Dims: []int64{1, 1}},
