@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"fmt"
-	"io"
 	"io/fs"
 	"time"
 
@@ -14,17 +13,19 @@ import (
 
 // withVersion is a bundle's folder with another version in its bundle.yaml; all else is as it is on disk.
 func withVersion(files fs.FS, version string) (fs.FS, error) {
-	f, err := files.Open(bundle.SpecFile)
+	info, err := fs.Stat(files, bundle.SpecFile)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the bundle: %w", err)
 	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, bundle.MaxSpecBytes+1))
+	if info.Size() > bundle.MaxSpecBytes {
+		return nil, fmt.Errorf("%s is larger than %s", bundle.SpecFile, size(bundle.MaxSpecBytes))
+	}
+	data, err := fs.ReadFile(files, bundle.SpecFile)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the bundle: %w", err)
 	}
 	var doc yaml.Node
-	if err := yaml.Unmarshal(data, &doc); err != nil || len(data) > bundle.MaxSpecBytes || len(doc.Content) == 0 || doc.Content[0].Kind != yaml.MappingNode {
+	if err := yaml.Unmarshal(data, &doc); err != nil || len(doc.Content) == 0 || doc.Content[0].Kind != yaml.MappingNode {
 		return nil, fmt.Errorf("cannot publish under another version: %s is no YAML mapping", bundle.SpecFile)
 	}
 	spec := doc.Content[0]

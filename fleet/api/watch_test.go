@@ -130,14 +130,12 @@ func TestWatchReadsOnWhileThereIsMoreAndSkipsWhatItToldAlready(t *testing.T) {
 		0: {at(3)},
 		3: {at(3), at(5)}, // once more, and on
 		5: {{Kind: "Region", Name: "r", Version: 4, Deleted: true}, {Kind: "Region", Name: "never-told", Version: 6, Deleted: true}, {Kind: "Region", Name: "r", Version: 7, Deleted: true}},
+		7: {at(9)},
 	}
 	s := &scripted{wake: make(chan struct{}, 1), changes: func(since uint64) ([]store.ChangeRecord, error) { return batches[since], nil }}
 	f := serve(t, func(c *api.Config) { s.Resources, c.Resources = c.Resources, s })
 	w := f.watch(&fleetv1.WatchRequest{})
 	w.expect("synced")
 	s.wake <- struct{}{}
-	w.expect("changed r", "changed r", "deleted r")
-	batches[7] = []store.ChangeRecord{at(9)}
-	s.wake <- struct{}{}
-	w.expect("changed r")
+	w.expect("changed r", "changed r", "deleted r", "changed r")
 }

@@ -196,8 +196,8 @@ func (w *watch) stream(ctx context.Context) (synced bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	defer stream.Close()
-	seen := map[key]bool{} // in this stream's first picture
+	defer func() { _ = stream.Close() }() // what it could say, stream.Err has said
+	seen := map[key]bool{}                // in this stream's first picture
 	for stream.Receive() {
 		m := stream.Msg()
 		k := key{m.GetResource().GetKind(), m.GetResource().GetMetadata().GetName()}

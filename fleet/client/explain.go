@@ -5,6 +5,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/url"
+	"strings"
 
 	"connectrpc.com/connect"
 
@@ -32,17 +34,22 @@ func (c *Client) Explain(err error) error {
 	case isRPC && isRemote(rpc):
 		return errors.New(rpc.Message())
 	}
-	return fmt.Errorf("cannot reach the manager at %s: %w; is it running? Another manager is chosen with dhow login --server HOST:PORT", c.server, unwrapped(err))
+	text := strings.TrimPrefix(unwrapped(err).Error(), fmt.Sprintf("cannot reach the manager at %s: ", c.server))
+	return fmt.Errorf("cannot reach the manager at %s: %s; is it running? Another manager is chosen with dhow login --server HOST:PORT", c.server, strings.ReplaceAll(text, "\n", "; "))
 }
 
 // isRemote tells an answer of the manager from a failure on the way: only the former has text from afar.
 func isRemote(err *connect.Error) bool { return err != nil && connect.IsWireError(err) }
 
-// unwrapped removes connect's code in front of a failure on the way, which says nothing to an operator.
+// unwrapped removes what connect and net/http put before a failure on the way, which says nothing to an operator.
 func unwrapped(err error) error {
 	var rpc *connect.Error
 	if errors.As(err, &rpc) && rpc.Unwrap() != nil {
-		return rpc.Unwrap()
+		err = rpc.Unwrap()
+	}
+	var request *url.Error
+	if errors.As(err, &request) {
+		err = request.Err
 	}
 	return err
 }
