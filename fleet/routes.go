@@ -23,10 +23,12 @@ func (m *Manager) routes() []access.Route {
 		{Pattern: "GET /readyz", Rule: access.Public("says only whether the manager can answer"), Handler: http.HandlerFunc(m.readyz)},
 
 		{Pattern: "POST " + syncv1connect.EnrolmentServiceEnrolProcedure, Rule: access.Enrolment(), Handler: enrolment},
+		// An expired certificate passes the gate to be told by the service that it is to be renewed, which is another
+		// answer than that the node does not belong here; Renew is all that the service does for it.
 		{Pattern: "POST " + syncv1connect.SyncServiceRenewProcedure, Rule: access.NodesToRenew(), Handler: sync},
-		{Pattern: "POST " + syncv1connect.SyncServiceWatchProcedure, Rule: access.Nodes(), Handler: sync},
-		{Pattern: "POST " + syncv1connect.SyncServiceReportProcedure, Rule: access.Nodes(), Handler: sync},
-		{Pattern: "POST " + syncv1connect.SyncServiceDeliverProcedure, Rule: access.Nodes(), Handler: sync},
+		{Pattern: "POST " + syncv1connect.SyncServiceWatchProcedure, Rule: access.NodesToRenew(), Handler: sync},
+		{Pattern: "POST " + syncv1connect.SyncServiceReportProcedure, Rule: access.NodesToRenew(), Handler: sync},
+		{Pattern: "POST " + syncv1connect.SyncServiceDeliverProcedure, Rule: access.NodesToRenew(), Handler: sync},
 
 		{Pattern: "/v2/", Rule: access.AnyOf(access.Nodes().When("pulls of models", pullsModel), access.Operators(access.Admin)), Handler: m.admitted(m.registry)},
 	}

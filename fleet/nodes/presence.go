@@ -77,6 +77,9 @@ func (r *Registry) heard(nodeID string, note func(*presence)) {
 // the start.
 func (r *Registry) Run(ctx context.Context) error {
 	if err := r.expect(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
 		return err
 	}
 	sweep := time.NewTicker(max(r.Flush, r.ReportInterval/2))

@@ -168,7 +168,7 @@ func (s *Service) caller(ctx context.Context, renewing bool) (*store.Node, error
 		return nil, refusal(connect.CodeUnauthenticated, "no-certificate", "this is for nodes, which present a certificate")
 	}
 	if peer.Expired && !renewing {
-		return nil, refusal(connect.CodePermissionDenied, "expired", "the node's certificate has expired: it is renewed first")
+		return nil, refusal(connect.CodeUnauthenticated, "expired", "the node's certificate has expired: it is renewed first")
 	}
 	n, err := s.Registry.Admit(ctx, peer.Node)
 	if err != nil {

@@ -276,7 +276,7 @@ func TestOnlyTheCertificateCounts(t *testing.T) {
 			wantRefusal(t, err, connect.CodeInvalidArgument, "bad-request") // it came through, with an empty request
 			continue
 		}
-		wantRefusal(t, err, connect.CodePermissionDenied, "expired")
+		wantRefusal(t, err, connect.CodeUnauthenticated, "expired")
 	}
 	h.none = true
 	for _, err := range h.calls(t) {
