@@ -18,6 +18,7 @@ type decoder struct {
 	t       *tensor.Tensor
 	base64  bool // BYTES elements are written in base64
 	element func(*decoder) error
+	after   int // see short
 }
 
 // decodeData reads data, nested by the tensor's shape or flat, for a tensor whose datatype and shape are known. reserve
@@ -127,29 +128,85 @@ func (d *decoder) refuse(text []byte) error {
 }
 
 func (d *decoder) float32() error {
-	text, err := d.number()
-	if err != nil {
-		return err
-	}
-	v, err := strconv.ParseFloat(unsafe.String(&text[0], len(text)), 32)
-	if err != nil {
-		return d.refuse(text)
+	v, exact := d.short()
+	// The nearest float64 rounds to the same float32 as the number itself does, unless it lies where two float32 meet (its
+	// last 29 bits are then half of their range, give or take what the first rounding moved) or outside their range.
+	if tail := math.Float64bits(v) & (1<<29 - 1); !exact || tail-(1<<28-1) <= 2 || v != 0 && (math.Abs(v) < 0x1p-126 || math.Abs(v) > math.MaxFloat32) {
+		text, err := d.number()
+		if err != nil {
+			return err
+		}
+		if v, err = strconv.ParseFloat(unsafe.String(&text[0], len(text)), 32); err != nil {
+			return d.refuse(text)
+		}
+	} else {
+		d.pos = d.after
 	}
 	d.t.Data = binary.LittleEndian.AppendUint32(d.t.Data, math.Float32bits(float32(v)))
 	return nil
 }
 
 func (d *decoder) float64() error {
-	text, err := d.number()
-	if err != nil {
-		return err
-	}
-	v, err := strconv.ParseFloat(unsafe.String(&text[0], len(text)), 64)
-	if err != nil {
-		return d.refuse(text)
+	v, exact := d.short()
+	if exact {
+		d.pos = d.after
+	} else {
+		text, err := d.number()
+		if err != nil {
+			return err
+		}
+		if v, err = strconv.ParseFloat(unsafe.String(&text[0], len(text)), 64); err != nil {
+			return d.refuse(text)
+		}
 	}
 	d.t.Data = binary.LittleEndian.AppendUint64(d.t.Data, math.Float64bits(v))
 	return nil
+}
+
+var powersOfTen = [...]float64{1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22}
+
+// short reads a number of few digits and no exponent, as most are, into the float64 nearest to it: digits below 2^53
+// and powers of ten up to 10^22 are float64s, and so one division rounds once. It leaves the position where it is and
+// says in after where the number ends; whatever else stands there, exact is false.
+func (d *decoder) short() (v float64, exact bool) {
+	if d.next() == 0 {
+		return 0, false
+	}
+	data, i := d.data, d.pos
+	negative := data[i] == '-'
+	if negative {
+		i++
+	}
+	first := i
+	digits := uint64(0)
+	for ; i < len(data) && data[i]-'0' <= 9; i++ {
+		digits = digits*10 + uint64(data[i]-'0')
+	}
+	whole := i - first
+	if whole == 0 || whole > 1 && data[first] == '0' {
+		return 0, false
+	}
+	fraction := 0
+	if i < len(data) && data[i] == '.' {
+		i++
+		for point := i; i < len(data) && data[i]-'0' <= 9; i++ {
+			digits = digits*10 + uint64(data[i]-'0')
+			fraction = i - point + 1
+		}
+		if fraction == 0 {
+			return 0, false
+		}
+	}
+	// With at most 19 digits nothing has overflown.
+	if whole+fraction > 19 || digits >= 1<<53 || i < len(data) && (data[i] == 'e' || data[i] == 'E') {
+		return 0, false
+	}
+	v = float64(digits) / powersOfTen[fraction]
+	if negative {
+		v = -v
+	}
+	d.after = i
+	return v, true
 }
 
 func (d *decoder) bool() error {

@@ -269,6 +269,49 @@ func nest(t *rapid.T, flat []byte, shape []int64) []byte {
 	return out
 }
 
+// TestFloatsAreRoundedOnce compares with strconv, which rounds correctly, numbers of all lengths and those that lie
+// between two float32s, where rounding twice goes wrong.
+func TestFloatsAreRoundedOnce(t *testing.T) {
+	check := func(t interface{ Fatalf(string, ...any) }, text string) {
+		for _, datatype := range []tensor.Datatype{tensor.FP32, tensor.FP64} {
+			bits := 8 * datatype.Size()
+			want, failed := strconv.ParseFloat(text, bits)
+			out := tensor.Tensor{Name: "x", Datatype: datatype, Shape: []int64{1}}
+			err := decodeData(&scanner{data: []byte("[" + text + "]")}, &out, false, free)
+			if (err == nil) != (failed == nil) {
+				t.Fatalf("%s: %v, strconv says %v", text, err, failed)
+			}
+			if err != nil {
+				continue
+			}
+			var got uint64
+			expect := math.Float64bits(want)
+			if bits == 32 {
+				got, expect = uint64(binary.LittleEndian.Uint32(out.Data)), uint64(math.Float32bits(float32(want)))
+			} else {
+				got = binary.LittleEndian.Uint64(out.Data)
+			}
+			if got != expect {
+				t.Fatalf("%s as %s is %x, want %x", text, datatype, got, expect)
+			}
+		}
+	}
+	for _, text := range []string{"0", "-0", "-0.0", "1", "0.1", "16777217", "16777219", "9007199254740993", "0.30000001192092896",
+		"340282356779733661637539395458142568447", "340282346638528859811704183484516925440", "1e-46", "1.17549435e-38",
+		"0.000000000000000001", "1234567890123456789", "12345678901234567890", "99999999999999999999.9", "7.1234567890123456789"} {
+		check(t, text)
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		check(t, rapid.StringMatching(`-?(0|[1-9][0-9]{0,20})(\.[0-9]{1,22})?([eE][+-]?[0-9]{1,2})?`).Draw(t, "text"))
+		// Between two neighbours, and a little beside.
+		f := rapid.Float32Range(1e-3, 1e6).Draw(t, "f")
+		middle := (float64(f) + float64(math.Nextafter32(f, 1e7))) / 2
+		beside := math.Float64bits(middle) + uint64(rapid.IntRange(-2, 2).Draw(t, "beside"))
+		check(t, strconv.FormatFloat(math.Float64frombits(beside), 'f', rapid.IntRange(1, 16).Draw(t, "digits"), 64))
+		check(t, strconv.FormatFloat(middle, 'f', -1, 64))
+	})
+}
+
 func TestWhatIsWrongIsSaid(t *testing.T) {
 	x := func(rest string) string { return `{"inputs":[{"name":"x",` + rest + `}]}` }
 	for _, c := range []struct{ body, want string }{
