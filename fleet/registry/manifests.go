@@ -209,7 +209,7 @@ func (r *Registry) store(req *http.Request, repository string, m Manifest, data 
 		if err != nil {
 			return err
 		}
-		if err := a.fits(m.Size); err != nil {
+		if err := a.fits(m.Size, m.Size); err != nil {
 			return err
 		}
 	}

@@ -71,8 +71,9 @@ func (r *Registry) allowance(ctx context.Context, repository string) (*allowance
 	return a, err
 }
 
-// fits refuses when n bytes more than are committed or being uploaded would exceed a quota.
-func (a *allowance) fits(n int64) error {
+// fits refuses when so many bytes more than are committed or being uploaded would exceed a quota: of the repository, and
+// of the registry, for which content that another repository has is nothing new.
+func (a *allowance) fits(n, fresh int64) error {
 	quota := a.r.Quota
 	if quota == (Quota{}) {
 		return nil
@@ -81,14 +82,14 @@ func (a *allowance) fits(n int64) error {
 	if most := quota.RepositoryBytes; most > 0 && n > most-a.committed-inRepository {
 		return &fault{
 			status: http.StatusRequestEntityTooLarge, code: "QUOTA_EXCEEDED",
-			message: "the repository's quota is used up; delete versions that are no longer used, or ask for a larger quota",
+			message: "the repository's quota is used up; delete versions that are no longer used (their space is free after the next collections), or ask for a larger quota",
 			detail:  map[string]any{"repository": a.repository, "used": a.committed + inRepository, "quota": most},
 		}
 	}
-	if most := quota.TotalBytes; most > 0 && n > most-a.total-inAll {
+	if most := quota.TotalBytes; most > 0 && fresh > most-a.total-inAll {
 		return &fault{
 			status: http.StatusRequestEntityTooLarge, code: "QUOTA_EXCEEDED",
-			message: "the registry's quota is used up; delete models that are no longer used, or raise the quota",
+			message: "the registry's quota is used up; delete models that are no longer used (their space is free after the next collections), or raise the quota",
 			detail:  map[string]any{"used": a.total + inAll, "quota": most},
 		}
 	}

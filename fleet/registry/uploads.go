@@ -71,12 +71,13 @@ func (r *Registry) mount(w http.ResponseWriter, req *http.Request, t target, val
 	if err != nil {
 		return false, err
 	}
-	var size int64
+	var size, fresh int64
 	switch {
 	case from != "":
 		size, _, err = r.Index.Blob(req.Context(), from, d)
 	case r.AnonymousMount:
 		size, err = r.Store.Size(d)
+		fresh = size
 	default:
 		return false, nil
 	}
@@ -91,7 +92,7 @@ func (r *Registry) mount(w http.ResponseWriter, req *http.Request, t target, val
 		return false, err
 	}
 	if _, _, err := r.Index.Blob(req.Context(), t.repository, d); err != nil {
-		if err := a.fits(size); err != nil {
+		if err := a.fits(size, fresh); err != nil {
 			return false, err
 		}
 	}
@@ -213,7 +214,7 @@ func (s *session) receive(w http.ResponseWriter) error {
 		return err
 	}
 	if n := s.req.ContentLength; n > 0 {
-		if err := a.fits(n); err != nil {
+		if err := a.fits(n, n); err != nil {
 			return err
 		}
 	}
@@ -224,7 +225,7 @@ func (s *session) receive(w http.ResponseWriter) error {
 		_ = control.SetReadDeadline(time.Now().Add(s.r.StallTimeout)) // Where it is not supported, the transport limits.
 		n, err := io.ReadAtLeast(s.req.Body, buffer, 1)
 		if n > 0 {
-			if err := a.fits(int64(n)); err != nil {
+			if err := a.fits(int64(n), int64(n)); err != nil {
 				return err
 			}
 			if _, err := s.w.Write(buffer[:n]); err != nil {
@@ -332,7 +333,7 @@ func (s *session) finish(w http.ResponseWriter, want digest.Digest) error {
 		return err
 	}
 	// What the session holds is in the ledger already.
-	if err := a.fits(0); err != nil {
+	if err := a.fits(0, 0); err != nil {
 		return err
 	}
 	size := s.w.Offset()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"regexp"
 
@@ -215,6 +216,11 @@ func (w *Writer) Close() error {
 	var err error
 	if w.p.offset > w.p.recorded {
 		err = w.p.checkpoint()
+	}
+	// Collect counts the time at rest from here.
+	now := w.s.now()
+	if touched := os.Chtimes(w.p.path, now, now); err == nil && touched != nil {
+		err = fmt.Errorf("cannot keep partial blob: %w", touched)
 	}
 	w.end()
 	return err
