@@ -36,7 +36,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -252,7 +251,7 @@ func (s *Store) Put(ctx context.Context, r io.Reader, d digest.Digest, size int6
 		return fmt.Errorf("cannot put blob: %w", noSpace(err))
 	}
 	defer f.Close()
-	defer os.Remove(f.Name())
+	defer func() { _ = os.Remove(f.Name()) }() // After success the name is gone; otherwise a sweep finds it.
 	if err := lock(f); err != nil {
 		return fmt.Errorf("cannot put blob: %w", err)
 	}
@@ -379,6 +378,9 @@ func (s *Store) quarantine(d digest.Digest) error {
 	return fmt.Errorf("%w: %s was moved to quarantine", ErrCorrupt, d)
 }
 
+// owns reports whether path is where d's blob lies.
+func (s *Store) owns(d digest.Digest, path string) bool { return Check(d) == nil && s.path(d) == path }
+
 // Info describes a blob.
 type Info struct {
 	Digest digest.Digest
@@ -400,12 +402,15 @@ func (s *Store) Walk(fn func(Info) error) error {
 				return fmt.Errorf("cannot list blobs: %w", err)
 			}
 			d := digest.NewDigestFromEncoded(algorithm, entry.Name())
-			if !entry.Type().IsRegular() || d.Validate() != nil || !strings.HasPrefix(entry.Name(), filepath.Base(filepath.Dir(path))) {
+			if !entry.Type().IsRegular() || !s.owns(d, path) {
 				return nil
 			}
 			info, err := entry.Info()
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil // It went away between the listing and now.
+			}
 			if err != nil {
-				return nil //nolint:nilerr // It went away between the listing and now.
+				return fmt.Errorf("cannot list blobs: %w", err)
 			}
 			return fn(Info{Digest: d, Size: info.Size(), Used: info.ModTime()})
 		})

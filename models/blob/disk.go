@@ -49,9 +49,9 @@ func (s *Store) room(n int64) error {
 		return fmt.Errorf("cannot ask for free disk space: %w", err)
 	}
 	// Bavail counts in units of Frsize where the file system has one.
-	unit := int64(st.Frsize)
+	unit := st.Frsize
 	if unit == 0 {
-		unit = int64(st.Bsize)
+		unit = st.Bsize
 	}
 	free := int64(min(st.Bavail, 1<<62/uint64(max(unit, 1)))) * unit
 	if n > free-s.reserve {

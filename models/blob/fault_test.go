@@ -27,9 +27,9 @@ var writePoints = []string{
 }
 
 var (
-	big     = content(20, 1_300_000)
+	big     = content(20, 700_000)
 	small   = content(21, 1000)
-	session = content(22, 600_000)
+	session = content(22, 200_000)
 	damaged = content(23, 500)
 	dropped = content(24, 300)
 )

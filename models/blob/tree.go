@@ -40,7 +40,7 @@ func (s *Store) LinkTree(dir string, files map[string]digest.Digest) error {
 	if err != nil {
 		return fmt.Errorf("cannot link tree: %w", noSpace(err))
 	}
-	defer os.RemoveAll(stage)
+	defer func() { _ = os.RemoveAll(stage) }() // What remains is swept.
 	// The lock tells a sweep in another process that this one is alive.
 	held, err := os.Open(stage)
 	if err != nil {

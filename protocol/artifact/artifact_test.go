@@ -306,7 +306,7 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%s: %v, want %v with %q", name, err, c.class, c.text)
 		}
 		for _, class := range []error{ErrUnavailable, ErrNotFound, ErrDigestMismatch, ErrNoSpace} {
-			if class != c.class && errors.Is(err, class) {
+			if !errors.Is(c.class, class) && errors.Is(err, class) {
 				t.Errorf("%s: %v is also %v", name, err, class)
 			}
 		}

@@ -121,7 +121,7 @@ func (p *Puller) Blob(ctx context.Context, repository string, d digest.Digest, s
 	if pull.w, err = p.Store.Resume(d, size); err != nil {
 		return err
 	}
-	defer func() { pull.w.Close() }()
+	defer func() { _ = pull.w.Close() }() // What could not be recorded is pulled again.
 	for {
 		err := pull.all(ctx, d)
 		if !errors.Is(err, ErrDigestMismatch) || pull.again {

@@ -43,12 +43,12 @@ func run(suite, results string) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	handler, closeDB, err := open(dir)
 	if err != nil {
 		return err
 	}
-	defer closeDB()
+	defer func() { _ = closeDB() }()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -58,7 +58,9 @@ func run(suite, results string) error {
 	go func() { served <- server.Serve(listener) }()
 	defer func() {
 		_ = server.Close()
-		<-served
+		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+			fmt.Fprintln(os.Stderr, "conformance: the registry stopped serving:", err)
+		}
 	}()
 
 	if err := os.RemoveAll(results); err != nil {
