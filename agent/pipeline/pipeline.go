@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -37,6 +38,8 @@ type Deps struct {
 	Model inference.Options
 	// Instances bounds the instances of each WASM step; 0 means what package host thinks right.
 	Instances int
+	// Logger takes what the WASM steps say, with the model and its version; nil means the WASM runtime's own.
+	Logger *slog.Logger
 }
 
 // Error is why a pipeline could not be opened, or a request not be answered.
@@ -133,6 +136,10 @@ func (p *Pipeline) compile(ctx context.Context, deps Deps, dir string, spec *bun
 	if err != nil {
 		return nil, p.failed(s.Module, telemetry.WasmError, err)
 	}
+	logger := deps.Logger
+	if logger != nil {
+		logger = logger.With(slog.String("model", spec.Name), slog.String("version", spec.Version))
+	}
 	module, err := deps.Wasm.Compile(ctx, code, host.Options{
 		Name:          s.Module,
 		Limits:        host.Limits{Memory: s.Memory, Timeout: s.Timeout},
@@ -140,6 +147,7 @@ func (p *Pipeline) compile(ctx context.Context, deps Deps, dir string, spec *bun
 		Counters:      spec.Counters,
 		Features:      spec.Features,
 		Instances:     deps.Instances,
+		Logger:        logger,
 	})
 	if err != nil {
 		return nil, p.failed(s.Module, telemetry.WasmError, err)

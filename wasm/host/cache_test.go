@@ -3,11 +3,15 @@ package host
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"os"
+	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -133,6 +137,70 @@ func TestACacheThatCannotBeWrittenFailsNothing(t *testing.T) {
 	once(t, caching(t, file, 0, &logged), assembly{})
 	if !strings.Contains(logged.String(), "compiling without it") {
 		t.Errorf("the log says nothing: %s", logged.String())
+	}
+}
+
+const (
+	childVariable = "DHOW_WASM_HOST_CHILD" // the cache directory of a child process
+	fullVariable  = "DHOW_WASM_HOST_FULL"  // set: no file may be longer than a few bytes
+)
+
+// child compiles a guest into the cache and lets it answer.
+func child(dir string) int {
+	if os.Getenv(fullVariable) != "" {
+		signal.Ignore(syscall.SIGXFSZ)
+		if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 100, Max: 100}); err != nil {
+			return 2
+		}
+	}
+	r, err := NewRuntime(context.Background(), Config{CacheDir: dir})
+	if err != nil {
+		return 3
+	}
+	m, err := r.Compile(context.Background(), assembly{}.build(), Options{})
+	if err != nil {
+		return 4
+	}
+	if _, err := m.Process(context.Background(), request("x"), nil); err != nil {
+		return 5
+	}
+	return 0
+}
+
+func runChild(t *testing.T, dir string, env ...string) error {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), append(env, childVariable+"="+dir)...)
+	return cmd.Run()
+}
+
+// TestKilledWhileWritingTheCache: whatever is left behind, the next process serves and leaves a whole entry.
+func TestKilledWhileWritingTheCache(t *testing.T) {
+	for _, point := range []string{"wasmcache/compiled", "wasmcache/sealed"} {
+		t.Run(point, func(t *testing.T) {
+			dir := t.TempDir()
+			var exit *exec.ExitError
+			if err := runChild(t, dir, "DHOW_FAILPOINT="+point); !errors.As(err, &exit) || exit.Exited() {
+				t.Fatalf("the child was not killed: %v", err)
+			}
+			if err := runChild(t, dir); err != nil {
+				t.Fatal(err)
+			}
+			if code, seals := files(t, dir); len(code) != 1 || len(seals) != 1 {
+				t.Errorf("the cache holds %v and %v", code, seals)
+			}
+		})
+	}
+}
+
+// TestAFullDiskFailsNothing: compiled code that cannot be written is used all the same.
+func TestAFullDiskFailsNothing(t *testing.T) {
+	dir := t.TempDir()
+	if err := runChild(t, dir, fullVariable+"=1"); err != nil {
+		t.Fatal(err)
+	}
+	if code, seals := files(t, dir); len(code) != 0 || len(seals) != 0 {
+		t.Errorf("the cache holds %v and %v", code, seals)
 	}
 }
 

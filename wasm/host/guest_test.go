@@ -21,6 +21,9 @@ import (
 var scratch string
 
 func TestMain(m *testing.M) {
+	if dir := os.Getenv(childVariable); dir != "" {
+		os.Exit(child(dir))
+	}
 	var err error
 	if scratch, err = os.MkdirTemp("", "dhow-wasm-host-"); err != nil {
 		panic(err)

@@ -82,10 +82,11 @@ type Limits struct {
 type Options struct {
 	Name          string // in log lines and errors, such as "pre.wasm"
 	Limits        Limits
-	Configuration []byte   // handed to every instance's configure
-	Counters      []string // names that emit_count may use
-	Features      []string // names that emit_feature may use
-	Instances     int      // at most so many at a time; 0 means one a core, at most 8
+	Configuration []byte       // handed to every instance's configure
+	Counters      []string     // names that emit_count may use
+	Features      []string     // names that emit_feature may use
+	Instances     int          // at most so many at a time; 0 means one a core, at most 8
+	Logger        *slog.Logger // for this module's lines; nil means the Runtime's
 }
 
 const (
@@ -179,7 +180,11 @@ func (r *Runtime) compile(ctx context.Context, code []byte, options Options) (*M
 		slots:         make(chan struct{}, instances(options.Instances)),
 		closed:        make(chan struct{}),
 	}
-	m.lines = newLines(r.logger.With(slog.String("module", options.Name)))
+	logger := options.Logger
+	if logger == nil {
+		logger = r.logger
+	}
+	m.lines = newLines(logger.With(slog.String("module", options.Name)))
 	config := wazero.NewRuntimeConfig().
 		WithCoreFeatures(api.CoreFeaturesV2).
 		WithMemoryLimitPages(uint32(pages)).

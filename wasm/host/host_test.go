@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/tetratelabs/wazero"
 
 	"github.com/dhowfleet/dhow/models/tensor"
 	"github.com/dhowfleet/dhow/wasm/abi"
@@ -142,6 +146,11 @@ func TestModulesThatAreRefused(t *testing.T) {
 		body := sized(join([]byte{1}, uleb(uint64(locals)), []byte{0x7f}, nest, []byte{opEnd}))
 		return section(10, vector(function(constant(1)), function(constant(8)), function(constant(8)), function(nil), body))
 	}
+	var loops []byte
+	for range 7900 {
+		loops = append(loops, opLoop, empty, opEnd)
+	}
+	long := function(loops)
 	for what, c := range map[string]struct {
 		code []byte
 		text string
@@ -164,6 +173,11 @@ func TestModulesThatAreRefused(t *testing.T) {
 		"many tables":            {assembly{tables: append([]byte{17}, make([]byte, 51)...)}.build(), "17 tables"},
 		"a table of externrefs":  {assembly{tables: []byte{1, 0x64, 0x70, 0, 1}}.build(), "0x64"},
 		"a compile bomb":         {assembly{override: weight(1000, 2000)}.build(), "too long to compile"},
+		"a long function":        {assembly{override: weight(1, 8001)}.build(), "8001 control operations"},
+		"many long functions":    {assembly{override: section(10, vector(long, long, long, long, long, long, long))}.build(), "together"},
+		"an unknown instruction": {assembly{process: []byte{0x06, empty, 0x19, opEnd}}.build(), "instruction 0x06"},
+		"atomics":                {assembly{process: []byte{0xfe, 0, 2, 0}}.build(), "instruction 0xfe"},
+		"a function without end": {assembly{override: section(10, vector(sized([]byte{0, 0x41, 1})))}.build(), "cut off"},
 		"very many locals":       {assembly{override: weight(1<<30, 1)}.build(), "locals"},
 		"a section that lies":    {append([]byte("\x00asm\x01\x00\x00\x00"), section(1, uleb(1<<31))...), "2147483648 elements"},
 		"no process":             {assembly{rename: map[string]string{"process": "handle"}}.build(), "function process"},
@@ -301,4 +315,57 @@ func FuzzInspect(f *testing.F) {
 			t.Fatalf("what inspect returns, it does not accept: %v", err)
 		}
 	})
+}
+
+// TestInstructionsEndWhereTheyEnd: the walk over instructions goes through every function that wazero's own tests hold
+// of WASM 2.0, and finds the end of each.
+func TestInstructionsEndWhereTheyEnd(t *testing.T) {
+	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/tetratelabs/wazero").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(strings.TrimSpace(string(dir)), "internal", "integration_test", "spectest", "v2", "testdata", "*.wasm"))
+	if err != nil || len(files) < 100 {
+		t.Skipf("wazero's tests are not there: %d files, %v", len(files), err)
+	}
+	r := wazero.NewRuntimeWithConfig(context.Background(), wazero.NewRuntimeConfigInterpreter())
+	defer func() { _ = r.Close(context.Background()) }()
+	valid, functions := 0, 0
+	for _, file := range files {
+		code, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		compiled, err := r.CompileModule(context.Background(), code)
+		if err != nil {
+			continue // made to be invalid
+		}
+		_ = compiled.Close(context.Background())
+		valid++
+		for module := (reader{b: code[8:]}); len(module.b) > 0; {
+			id := module.byte()
+			section := reader{b: module.bytes(module.u32())}
+			if id != 10 {
+				continue
+			}
+			for n := section.u32(); n > 0; n-- {
+				f := reader{b: section.bytes(section.u32())}
+				for groups := f.u32(); groups > 0; groups-- {
+					f.u32()
+					f.byte()
+				}
+				if _, err := f.control(); err != nil {
+					t.Errorf("%s: %v", filepath.Base(file), err)
+				}
+				functions++
+			}
+			if section.err != nil || len(section.b) != 0 {
+				t.Errorf("%s: %v", filepath.Base(file), section.err)
+			}
+		}
+	}
+	if functions < 1000 {
+		t.Errorf("only %d functions in %d modules", functions, valid)
+	}
+	t.Logf("%d functions in %d valid modules of %d", functions, valid, len(files))
 }

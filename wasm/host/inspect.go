@@ -16,9 +16,13 @@ const (
 	maxTables       = 16
 	maxTableEntries = 1 << 20 // of all tables, 8 bytes each for every instance
 	maxLocals       = 20_000  // of one function
-	// maxWeight bounds, for one function, locals times control operations: compiling takes time and memory in their
-	// product. A function of 33 KB with 1,000 locals and 2,000 loops took 9 s.
-	maxWeight = 200_000
+	// Compiling a function takes time in the square of its control operations (4,000 took 1 s) and in their product
+	// with its locals (1,000 locals and 2,000 loops, 33 KB, took 9 s). The Go guest has at most 2,200 operations in a
+	// function, and of the sums over all functions a tenth of these.
+	maxControl   = 8_000
+	maxWeight    = 200_000     // locals times control operations of one function
+	maxControlSq = 400_000_000 // squares of control operations, of all functions
+	maxWeights   = 10_000_000  // weights of all functions
 )
 
 // inspect reads a module's sections before wazero does, to refuse by name what the contract does not allow, and what
@@ -136,10 +140,10 @@ func clampTables(r *reader) ([]byte, error) {
 	return out, r.err
 }
 
-// inspectCode estimates what compiling each function costs. Control operations are counted as the bytes that could be
-// one, since telling them from operands takes a whole decoder: the count is never too low.
+// inspectCode estimates what compiling each function costs.
 func inspectCode(r *reader) error {
 	functions := r.u32()
+	squares, weights := uint64(0), uint64(0)
 	for i := uint32(0); i < functions && r.err == nil; i++ {
 		f := reader{b: r.bytes(r.u32())}
 		locals := uint64(0)
@@ -153,14 +157,15 @@ func inspectCode(r *reader) error {
 		if locals > maxLocals {
 			return fmt.Errorf("its function %d has %d locals, at most %d are allowed", i, locals, maxLocals)
 		}
-		control := uint64(0)
-		for _, c := range f.b {
-			if c >= 0x02 && c <= 0x04 { // block, loop, if
-				control++
-			}
+		control, err := f.control()
+		if err != nil {
+			return fmt.Errorf("function %d: %w", i, err)
 		}
-		if locals*control > maxWeight {
-			return fmt.Errorf("its function %d would take too long to compile: %d locals and up to %d control operations", i, locals, control)
+		if control > maxControl || locals*control > maxWeight {
+			return fmt.Errorf("its function %d would take too long to compile: %d locals and %d control operations", i, locals, control)
+		}
+		if squares, weights = squares+control*control, weights+locals*control; squares > maxControlSq || weights > maxWeights {
+			return errors.New("its functions together would take too long to compile")
 		}
 	}
 	return r.err
@@ -203,6 +208,30 @@ func (r *reader) bytes(n uint32) []byte {
 	b := r.b[:n]
 	r.b = r.b[n:]
 	return b
+}
+
+// lebs skips n numbers.
+func (r *reader) lebs(n uint64) {
+	for ; n > 0 && r.err == nil; n-- {
+		r.leb()
+	}
+}
+
+// leb skips a number of at most 64 bits.
+func (r *reader) leb() {
+	for range 10 {
+		if r.byte()&0x80 == 0 {
+			return
+		}
+	}
+	r.fail(errCutOff)
+}
+
+// fail keeps the first error.
+func (r *reader) fail(err error) {
+	if r.err == nil {
+		r.err, r.b = err, nil
+	}
 }
 
 // limits reads a minimum and, if there is one, a maximum.

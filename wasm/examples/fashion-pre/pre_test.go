@@ -105,7 +105,8 @@ func picture(t *rapid.T) image.Image {
 		fill(m.Pix)
 		return m
 	case 1:
-		m := image.NewYCbCr(r, rapid.SampledFrom([]image.YCbCrSubsampleRatio{image.YCbCrSubsampleRatio444, image.YCbCrSubsampleRatio420, image.YCbCrSubsampleRatio422}).Draw(t, "ratio"))
+		r = r.Add(image.Pt(rapid.IntRange(0, 5).Draw(t, "x"), rapid.IntRange(0, 5).Draw(t, "y")))
+		m := image.NewYCbCr(r, rapid.SampledFrom([]image.YCbCrSubsampleRatio{image.YCbCrSubsampleRatio444, image.YCbCrSubsampleRatio420, image.YCbCrSubsampleRatio422, image.YCbCrSubsampleRatio440, image.YCbCrSubsampleRatio411, image.YCbCrSubsampleRatio410}).Draw(t, "ratio"))
 		fill(m.Y)
 		fill(m.Cb)
 		fill(m.Cr)
