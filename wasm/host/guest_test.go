@@ -76,7 +76,7 @@ func goModule(t testing.TB) *Module {
 			return
 		}
 		compiled.module, compiled.err = compiled.runtime.Compile(context.Background(), code, Options{
-			Name: "test.wasm", Limits: Limits{Timeout: 2 * time.Second, Memory: 32 << 20}, Configuration: []byte("a\nb\n"),
+			Name: "test.wasm", Limits: Limits{Timeout: time.Minute, Memory: 32 << 20}, Configuration: []byte("a\nb\n"),
 			Counters: []string{"known"}, Features: []string{"bright"}, Instances: 2,
 		})
 	})
@@ -138,7 +138,7 @@ func TestAGuestSeesNothingOfTheMachine(t *testing.T) {
 	}
 	var first []byte
 	for range 2 {
-		m, err := r.Compile(context.Background(), goGuest(t), Options{Instances: 1})
+		m, err := r.Compile(context.Background(), goGuest(t), Options{Instances: 1, Limits: Limits{Timeout: time.Minute}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -192,7 +192,7 @@ func TestDeadlines(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := r.Compile(context.Background(), goGuest(t), Options{Limits: Limits{Timeout: 30 * time.Millisecond}, Instances: 1})
+	m, err := r.Compile(context.Background(), goGuest(t), Options{Limits: Limits{Timeout: 500 * time.Millisecond}, Instances: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -244,7 +244,7 @@ func TestManyCallersAndFaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := r.Compile(context.Background(), goGuest(t), Options{Instances: 3, Limits: Limits{Timeout: 10 * time.Second}})
+	m, err := r.Compile(context.Background(), goGuest(t), Options{Instances: 3, Limits: Limits{Timeout: time.Minute}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -316,7 +316,7 @@ func TestAGoGuestCollectsItsGarbage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := r.Compile(context.Background(), goGuest(t), Options{Instances: 1})
+	m, err := r.Compile(context.Background(), goGuest(t), Options{Instances: 1, Limits: Limits{Timeout: time.Minute}})
 	if err != nil {
 		t.Fatal(err)
 	}
