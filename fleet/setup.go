@@ -33,7 +33,7 @@ type Setup struct {
 
 // Initialise sets up a data folder: the authority, the database, config.yaml and one operator token. One that was set
 // up before is refused; one whose setup was cut short is completed.
-func Initialise(ctx context.Context, c config.Config) (Setup, error) {
+func Initialise(ctx context.Context, c config.Config) (_ Setup, err error) {
 	if err := c.Validate(); err != nil {
 		return Setup{}, fmt.Errorf("the configuration cannot be: %w", err)
 	}
@@ -57,7 +57,7 @@ func Initialise(ctx context.Context, c config.Config) (Setup, error) {
 	if err != nil {
 		return Setup{}, err
 	}
-	defer s.Close()
+	defer func() { err = errors.Join(err, s.Close()) }()
 	token, err := s.CreateOperatorToken(ctx, BootstrapToken, string(access.Admin))
 	if errors.Is(err, store.ErrConflict) {
 		return Setup{}, fmt.Errorf("%s is set up already; if its token was lost, make another: dhow-fleet token --data %s --name NAME", c.Data, c.Data)
@@ -93,7 +93,7 @@ func writeConfig(c config.Config) error {
 }
 
 // NewOperatorToken makes another operator token with the role admin. It may be called while a manager runs on the folder.
-func NewOperatorToken(ctx context.Context, c config.Config, name string) (string, error) {
+func NewOperatorToken(ctx context.Context, c config.Config, name string) (_ string, err error) {
 	path := filepath.Join(c.Data, databaseFile)
 	if _, err := os.Stat(path); err != nil {
 		return "", fmt.Errorf("%s holds no fleet manager: set it up with dhow-fleet init --data %s", c.Data, c.Data)
@@ -102,7 +102,7 @@ func NewOperatorToken(ctx context.Context, c config.Config, name string) (string
 	if err != nil {
 		return "", err
 	}
-	defer s.Close()
+	defer func() { err = errors.Join(err, s.Close()) }()
 	return s.CreateOperatorToken(ctx, name, string(access.Admin))
 }
 

@@ -51,8 +51,6 @@ func newInit() *cobra.Command {
 	s.bind(cmd)
 	cmd.Flags().BoolVar(&write, "write-token", false, "also write the token to DIR/"+tokenFile+" (mode 0600)")
 	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
-	// One name may be given as --hostname, which reads better.
-	cmd.Flags().SetNormalizeFunc(hostname)
 	return cmd
 }
 

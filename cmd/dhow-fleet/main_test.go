@@ -22,7 +22,7 @@ func call(t *testing.T, args ...string) (code int, stdout, stderr string) {
 
 func TestInitRunToken(t *testing.T) {
 	data := filepath.Join(t.TempDir(), "fleet")
-	code, out, errs := call(t, "init", "--data", data, "--hostname", "fleet.example.com", "--write-token", "-o", "json")
+	code, out, errs := call(t, "init", "--data", data, "--hostname", "10.0.0.1", "--hostname", "fleet.example.com,fleet", "--write-token", "-o", "json")
 	var setup struct{ CaSha256, Token, TokenFile, TrustDomain string }
 	if err := json.Unmarshal([]byte(out), &setup); err != nil || code != 0 {
 		t.Fatalf("init: %d %q %q (%v)", code, out, errs, err)
@@ -36,6 +36,10 @@ func TestInitRunToken(t *testing.T) {
 	}
 	if code, _, errs := call(t, "init", "--data", data); code != 1 || !strings.Contains(errs, "set up already") {
 		t.Errorf("init again: %d %q", code, errs)
+	}
+
+	if file, err := os.ReadFile(filepath.Join(data, "config.yaml")); err != nil || !strings.Contains(string(file), "hostnames: 10.0.0.1,fleet.example.com,fleet\n") {
+		t.Errorf("the configuration is %q (%v)", file, err)
 	}
 
 	ctx, cancel := context.WithCancel(t.Context())

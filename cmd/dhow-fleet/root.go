@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/dhowfleet/dhow/fleet/config"
 )
@@ -49,18 +50,43 @@ func noArgs(cmd *cobra.Command, args []string) error {
 // settings are the flags that make up a configuration.
 type settings struct {
 	data, file string
-	values     []*string
-	flagged    config.Config // only to know the flags
+	values     []*value
+}
+
+// value is a flag's; that of a list gathers what is given in several flags.
+type value struct {
+	text       string
+	list, used bool
+}
+
+func (v *value) String() string { return v.text }
+func (v *value) Type() string   { return "value" }
+
+func (v *value) Set(s string) error {
+	if v.list && v.used {
+		s = v.text + "," + s
+	}
+	v.text, v.used = s, true
+	return nil
 }
 
 // bind adds a flag for every setting.
 func (s *settings) bind(cmd *cobra.Command) {
-	s.flagged = config.Default()
 	cmd.Flags().StringVar(&s.data, "data", "", "folder that holds everything the manager keeps (required)")
 	cmd.Flags().StringVar(&s.file, "config", "", "configuration file (default: config.yaml in the data folder)")
-	for _, setting := range s.flagged.Settings() {
-		s.values = append(s.values, cmd.Flags().String(setting.Flag, setting.Get(), setting.Usage))
+	usual := config.Default()
+	for _, setting := range usual.Settings() {
+		v := &value{text: setting.Get(), list: setting.List}
+		s.values = append(s.values, v)
+		cmd.Flags().Var(v, setting.Flag, setting.Usage)
 	}
+	// One name given as --hostname reads better.
+	cmd.Flags().SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		if name == "hostname" {
+			name = "hostnames"
+		}
+		return pflag.NormalizedName(name)
+	})
 }
 
 // read puts the configuration together: defaults, file, environment, flags.
@@ -85,7 +111,7 @@ func (s *settings) read(cmd *cobra.Command) (config.Config, error) {
 	}
 	for i, setting := range c.Settings() {
 		if cmd.Flags().Changed(setting.Flag) {
-			if err := setting.Set(*s.values[i]); err != nil {
+			if err := setting.Set(s.values[i].text); err != nil {
 				return c, usageError{errors.New("--" + setting.Flag + ": " + err.Error())}
 			}
 		}

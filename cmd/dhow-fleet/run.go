@@ -5,7 +5,6 @@ import (
 	"log/slog"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"github.com/dhowfleet/dhow/fleet"
 )
@@ -34,14 +33,5 @@ func newRun() *cobra.Command {
 		},
 	}
 	s.bind(cmd)
-	cmd.Flags().SetNormalizeFunc(hostname)
 	return cmd
-}
-
-// hostname lets --hostname stand for --hostnames.
-func hostname(_ *pflag.FlagSet, name string) pflag.NormalizedName {
-	if name == "hostname" {
-		name = "hostnames"
-	}
-	return pflag.NormalizedName(name)
 }

@@ -61,6 +61,8 @@ func Default() Config {
 type Setting struct {
 	// Key is its name in the file, Variable in the environment, Flag on the command line.
 	Key, Variable, Flag, Usage string
+	// List is true when it holds several values, separated by commas.
+	List bool
 	// Set reads it from text.
 	Set func(string) error
 	// Get writes it as text.
@@ -101,7 +103,7 @@ func text(key, usage string, v *string) Setting {
 }
 
 func list(key, usage string, v *[]string) Setting {
-	return setting(key, usage, func() string { return strings.Join(*v, ",") }, func(s string) error {
+	s := setting(key, usage, func() string { return strings.Join(*v, ",") }, func(s string) error {
 		*v = nil
 		for part := range strings.SplitSeq(s, ",") {
 			if part = strings.TrimSpace(part); part != "" {
@@ -110,6 +112,8 @@ func list(key, usage string, v *[]string) Setting {
 		}
 		return nil
 	})
+	s.List = true
+	return s
 }
 
 func truth(key, usage string, v *bool) Setting {

@@ -23,7 +23,6 @@ import (
 	fleetv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/fleet/v1"
 	syncv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/sync/v1"
 	"github.com/dhowfleet/dhow/protocol/transport"
-	"github.com/dhowfleet/dhow/test/failpoint"
 )
 
 // Store is where the loop looks and what it commits to; fleet/store is one.
@@ -48,12 +47,12 @@ type Config struct {
 	Gather time.Duration
 	// Recheck is the longest time between two looks, in case a wake-up was lost (default 1 min).
 	Recheck time.Duration
+	// Group bounds the desired states of one transaction, so that reports and deliveries get their turn in between
+	// (default 500).
+	Group int
 	// ReportInterval and DeliverInterval are what nodes are told; zero leaves it to them.
 	ReportInterval, DeliverInterval time.Duration
 }
-
-// maxGroup bounds the desired states of one transaction, so that reports and deliveries get their turn in between.
-const maxGroup = 500
 
 // Loop is the loop and what it remembers of the fleet.
 type Loop struct {
@@ -71,6 +70,9 @@ func New(c Config) *Loop {
 	}
 	if c.Recheck <= 0 {
 		c.Recheck = time.Minute
+	}
+	if c.Group <= 0 {
+		c.Group = 500
 	}
 	return &Loop{Config: c}
 }
@@ -131,11 +133,9 @@ func (l *Loop) Step(ctx context.Context) (err error) {
 		return err
 	}
 	plan := rollout.Decide(l.picture.snapshot(l.Now()))
-	failpoint.Here("control/decided")
 	if err := l.commitDecisions(ctx, plan); err != nil {
 		return err
 	}
-	failpoint.Here("control/decisions-committed")
 	return l.commitDesired(ctx, plan)
 }
 
@@ -202,7 +202,7 @@ func (l *Loop) commitDesired(ctx context.Context, plan rollout.Plan) error {
 			return fmt.Errorf("cannot write the desired state of node %s: %w", id, err)
 		}
 		group[id], states[id] = body, state
-		if len(group) == maxGroup {
+		if len(group) == l.Group {
 			if err := commit(); err != nil {
 				return err
 			}

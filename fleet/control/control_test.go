@@ -329,7 +329,8 @@ func TestLoopFollowsDeletionsAndRestores(t *testing.T) {
 
 func TestManyNodesAreToldInGroups(t *testing.T) {
 	h := open(t)
-	nodes := h.enrol(t, maxGroup+50)
+	h.Group = 5
+	nodes := h.enrol(t, 7)
 	groups := 0
 	h.store.failDesired = func() (bool, bool) { groups++; return false, false }
 	h.push(t, "1")

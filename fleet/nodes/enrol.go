@@ -71,7 +71,6 @@ func (r *Registry) Enrol(ctx context.Context, q *syncv1.EnrolRequest) (*syncv1.E
 	case store.NodeRevoked:
 		return nil, refuse(ReasonRevoked, "node "+n.Name+" was revoked; ask for a new join token and enrol with a new key")
 	}
-	failpoint.Here("nodes/token-used")
 	id, err := r.certify(ctx, n, q.GetCertificateRequest(), q.GetProtocol())
 	if err != nil {
 		return nil, err

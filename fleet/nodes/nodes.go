@@ -62,7 +62,6 @@ type Registry struct {
 	present  map[string]*presence
 	dirty    map[string]struct{}
 	wake     chan struct{} // something became dirty
-	loaded   bool
 	enrolled chan struct{} // bounds enrolments under way
 }
 

@@ -13,7 +13,9 @@ import (
 	"github.com/dhowfleet/dhow/test/failpoint"
 )
 
-const maxReleasesPerModel = 100
+// maxReleases is how many releases of one rollout are kept: the present one, and what it was before it was edited. It
+// counts by rollout and not by model, so that the present release of no rollout is ever forgotten.
+const maxReleases = 20
 
 // Desired is what a node is told: bytes with the generation under which they were handed out.
 type Desired struct {
@@ -187,8 +189,8 @@ func (s *Store) addRelease(ctx context.Context, tx *sql.Tx, r Release) error {
 		r.Rollout, int64(r.Sequence), r.Model, r.Version, r.Digest, r.Region, r.Site, int64(r.Millionths), int64(r.Retry), nanos(r.CompletedAt)); err != nil {
 		return err
 	}
-	_, err := tx.ExecContext(ctx, `DELETE FROM releases WHERE model = $1 AND sequence <=
-		(SELECT sequence FROM releases WHERE model = $1 ORDER BY sequence DESC LIMIT 1 OFFSET $2)`, r.Model, maxReleasesPerModel)
+	_, err := tx.ExecContext(ctx, `DELETE FROM releases WHERE rollout = $1 AND sequence <=
+		(SELECT sequence FROM releases WHERE rollout = $1 ORDER BY sequence DESC LIMIT 1 OFFSET $2)`, r.Rollout, maxReleases)
 	return err
 }
 

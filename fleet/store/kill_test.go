@@ -146,7 +146,7 @@ func whole(t *testing.T, s *Store, said string) {
 			t.Errorf("acknowledged %d (%v)", acked, err)
 		}
 	}
-	if requests, _, _ := requestsOf(t, ctx, s); requests != uint64(20*len(nodes)) {
+	if requests, _, _ := requestsOf(t, ctx, s, ""); requests != uint64(20*len(nodes)) {
 		t.Errorf("%d requests are counted of %d nodes that delivered 20 each\n%s", requests, len(nodes), said)
 	}
 }

@@ -324,14 +324,14 @@ func TestDecisionsAboutAnOlderSpecAreDropped(t *testing.T) {
 
 func TestReleasesAreBounded(t *testing.T) {
 	s := open(t)
-	for i := range maxReleasesPerModel + 20 {
+	for i := range maxReleases + 5 {
 		r := apply(t, s, puts(rollout("r", "m", fmt.Sprint(i)))...)[0]
 		if err := s.CommitDecisions(t.Context(), Decisions{Releases: []Release{{Rollout: "r", Model: "m", Version: fmt.Sprint(i), Sequence: r.GetRollout().GetStatus().GetSequence()}}}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	releases, err := s.Releases(t.Context())
-	if err != nil || len(releases) != maxReleasesPerModel || releases[len(releases)-1].Version != fmt.Sprint(maxReleasesPerModel+19) {
+	if err != nil || len(releases) != maxReleases || releases[len(releases)-1].Version != fmt.Sprint(maxReleases+4) {
 		t.Fatalf("%d releases are kept (%v)", len(releases), err)
 	}
 }

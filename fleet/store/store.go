@@ -75,8 +75,7 @@ func Open(ctx context.Context, path string) (*Store, error) {
 	f.Close()
 	s := &Store{path: path, now: time.Now, watchers: map[*watcher]struct{}{}}
 	if err := s.open(ctx); err != nil {
-		s.Close()
-		return nil, fmt.Errorf("cannot open the database %s: %w", path, err)
+		return nil, errors.Join(fmt.Errorf("cannot open the database %s: %w", path, err), s.Close())
 	}
 	return s, nil
 }

@@ -22,8 +22,8 @@ func aggregate(sequence, requests uint64) *syncv1.Aggregate {
 	}}}
 }
 
-func requestsOf(t rapid.TB, ctx context.Context, s *Store) (requests, buckets, counts uint64) {
-	totals, err := s.Totals(ctx, TotalsFilter{Model: "fashion"})
+func requestsOf(t rapid.TB, ctx context.Context, s *Store, node string) (requests, buckets, counts uint64) {
+	totals, err := s.Totals(ctx, TotalsFilter{Model: "fashion", Node: node})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,9 +42,8 @@ func requestsOf(t rapid.TB, ctx context.Context, s *Store) (requests, buckets, c
 // TestDeliveriesCountOnce sends batches that overlap, repeat and come concurrently, as after lost answers, and wants
 // each aggregate counted once.
 func TestDeliveriesCountOnce(t *testing.T) {
+	s := open(t)
 	rapid.Check(t, func(rt *rapid.T) {
-		s := open(t)
-		defer s.Close()
 		n := enrol(t, s, "till", 1)[0]
 		var outbox []*syncv1.Aggregate
 		var want uint64
@@ -74,7 +73,7 @@ func TestDeliveriesCountOnce(t *testing.T) {
 		if err != nil || acked != sequence || rejected != 0 {
 			rt.Fatalf("acknowledged %d of %d, %d rejected (%v)", acked, sequence, rejected, err)
 		}
-		requests, buckets, counts := requestsOf(rt, t.Context(), s)
+		requests, buckets, counts := requestsOf(rt, t.Context(), s, n.Name)
 		if requests != want || buckets != want || counts != want {
 			rt.Fatalf("counted %d requests, %d latencies, %d photos, want %d", requests, buckets, counts, want)
 		}
@@ -123,7 +122,7 @@ func TestDeliverRefusals(t *testing.T) {
 	if err != nil || acked != good.Sequence || rejected != len(bad) {
 		t.Fatalf("acknowledged %d, rejected %d of %d (%v)", acked, rejected, len(bad), err)
 	}
-	if requests, _, _ := requestsOf(t, t.Context(), s); requests != 7 {
+	if requests, _, _ := requestsOf(t, t.Context(), s, ""); requests != 7 {
 		t.Errorf("counted %d requests, want 7", requests)
 	}
 }

@@ -12,7 +12,6 @@ import (
 	syncv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/sync/v1"
 	"github.com/dhowfleet/dhow/protocol/transport"
 	"github.com/dhowfleet/dhow/protocol/version"
-	"github.com/dhowfleet/dhow/test/failpoint"
 )
 
 // Enrol exchanges a join token and a certificate request for a certificate.
@@ -66,7 +65,6 @@ func (s *Service) Deliver(ctx context.Context, req *connect.Request[syncv1.Deliv
 	if rejected > 0 {
 		s.Logger.Warn("aggregates that make no sense were left out", "node", n.Name, "site", n.Site, "count", rejected)
 	}
-	failpoint.Here("sync/delivered")
 	s.Registry.Heard(n.ID, spoken(ctx), nil)
 	return connect.NewResponse(&syncv1.DeliverResponse{AcknowledgedSequence: acknowledged}), nil
 }
