@@ -38,6 +38,14 @@ func (r *Registry) getBlob(w http.ResponseWriter, req *http.Request, t target) e
 			}
 		}
 	}
+	if req.Method == http.MethodGet {
+		select {
+		case r.downloads <- struct{}{}:
+			defer func() { <-r.downloads }()
+		default:
+			return refuse(http.StatusTooManyRequests, "TOOMANYREQUESTS", "%d downloads are under way, which is all that may be", r.MaxDownloads)
+		}
+	}
 	f, _, err := r.Store.Open(d)
 	if errors.Is(err, blob.ErrNotFound) {
 		return unknownBlob(d)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 
 	"github.com/opencontainers/go-digest"
 
@@ -15,6 +16,28 @@ import (
 type Collected struct {
 	Uploads, Links int
 	blob.Collected
+}
+
+// Scrub hashes every blob again and moves those that are corrupt out of the way: from then on a pull of one is answered
+// with 404 instead of wrong content, and the next push stores it anew. It reads the whole store, blocks for as long, and
+// returns the digests of what was corrupt, also when ctx ends it early.
+func (r *Registry) Scrub(ctx context.Context) (corrupt []digest.Digest, err error) {
+	err = r.Store.Walk(func(i blob.Info) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		err := r.Store.Verify(i.Digest)
+		if errors.Is(err, blob.ErrCorrupt) {
+			corrupt = append(corrupt, i.Digest)
+			r.Logger.LogAttrs(ctx, slog.LevelError, "registry blob is corrupt; push the models that use it again", slog.String("digest", i.Digest.String()))
+			return nil
+		}
+		if errors.Is(err, blob.ErrNotFound) {
+			return nil
+		}
+		return err
+	})
+	return corrupt, err
 }
 
 // Collect ends the upload sessions that rested too long, unlinks the blobs that no manifest needs, and removes the files

@@ -42,6 +42,14 @@ func TestCollect(t *testing.T) {
 	if c := f.collect(); c.Uploads != 1 || c.Links != 1 || c.Blobs != 1 || c.Bytes != 6 {
 		t.Fatalf("collected %+v", c)
 	}
+	// Whoever pushes and found a blob there relies on it for a whole grace from then on.
+	found := f.pushBlob("d", []byte("found"))
+	f.clock.advance(50 * time.Minute)
+	f.want(f.do("HEAD", "/v2/d/blobs/"+found.Digest.String(), nil), 200, "")
+	f.clock.advance(50 * time.Minute)
+	f.collect()
+	f.want(f.putManifest("d", "1", image(found)), 201, "")
+	f.want(f.do("DELETE", "/v2/d/manifests/"+digest.FromBytes(encode(t, image(found))).String(), nil), 202, "")
 	f.want(f.do("GET", resting, nil), 404, "BLOB_UPLOAD_UNKNOWN")
 	f.want(f.blob("b", orphan.Digest), 404, "BLOB_UNKNOWN")
 	if f.store.Has(orphan.Digest) {
@@ -168,6 +176,30 @@ func TestLostFilesArePushedAgain(t *testing.T) {
 	}
 	if a := f.want(f.blob("a", layer.Digest), 200, ""); a.body != string(data) {
 		t.Error("the layer was not mended")
+	}
+}
+
+func TestScrub(t *testing.T) {
+	f := start(t, folder(t), registry.Config{})
+	f.pushBlob("a", []byte("sound"))
+	spoilt := f.pushBlob("a", []byte("spoilt")).Digest
+	if corrupt, err := f.Scrub(context.Background()); err != nil || len(corrupt) != 0 {
+		t.Fatalf("%v, %v", corrupt, err)
+	}
+	path := filepath.Join(f.dir, "blobs", "sha256", spoilt.Encoded()[:2], spoilt.Encoded())
+	if err := os.Chmod(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte("SPOILT"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if corrupt, err := f.Scrub(context.Background()); err != nil || len(corrupt) != 1 || corrupt[0] != spoilt {
+		t.Fatalf("%v, %v", corrupt, err)
+	}
+	f.want(f.do("HEAD", "/v2/a/blobs/"+spoilt.String(), nil), 404, "")
+	f.pushBlob("a", []byte("spoilt"))
+	if a := f.want(f.blob("a", spoilt), 200, ""); a.body != "spoilt" {
+		t.Errorf("pushed again it is %q", a.body)
 	}
 }
 

@@ -18,6 +18,8 @@
 // everything in its repository; what was uploaded, mounted, or found by a HEAD request stays for a grace. Manifests are
 // only ever removed by DELETE: nodes pull them by digest, tagged or not.
 //
+// Scrub finds what the disk has spoilt, so that it can be pushed again.
+//
 // # Concurrency
 //
 // All methods may be called from many goroutines. A request blocks for its own transfer; two requests on one upload
@@ -30,6 +32,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"strconv"
 	"strings"
@@ -69,6 +72,9 @@ type Config struct {
 	// MaxUploads bounds the open upload sessions (default 256), UploadAge how long one may rest (default 24 h).
 	MaxUploads int
 	UploadAge  time.Duration
+	// MaxDownloads bounds the blobs that are being sent at the same time (default 512); whoever comes beyond is asked to
+	// come back after a random while, so that a region that returns does not stampede.
+	MaxDownloads int
 	// Grace is how long Collect leaves alone what nothing refers to (default 24 h).
 	Grace time.Duration
 	// StallTimeout ends a request whose peer neither sends nor takes bytes for so long (default 1 min).
@@ -80,8 +86,9 @@ type Config struct {
 type Registry struct {
 	Config
 
-	tagging sync.Mutex
-	ledger  ledger
+	tagging   sync.Mutex
+	ledger    ledger
+	downloads chan struct{}
 }
 
 // New returns a Registry. It reads the open upload sessions from the index.
@@ -102,6 +109,10 @@ func New(config Config) (*Registry, error) {
 	if r.UploadAge <= 0 {
 		r.UploadAge = 24 * time.Hour
 	}
+	if r.MaxDownloads <= 0 {
+		r.MaxDownloads = 512
+	}
+	r.downloads = make(chan struct{}, r.MaxDownloads)
 	if r.Grace <= 0 {
 		r.Grace = 24 * time.Hour
 	}
@@ -216,7 +227,7 @@ func (r *Registry) fail(w http.ResponseWriter, req *http.Request, err error) {
 		body = []byte(`{"errors":[]}`)
 	}
 	if f.status == http.StatusTooManyRequests {
-		w.Header().Set("Retry-After", "30")
+		w.Header().Set("Retry-After", strconv.Itoa(1+rand.IntN(30)))
 	}
 	w.Header().Del("Etag")
 	w.Header().Set("Content-Type", "application/json")

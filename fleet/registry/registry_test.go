@@ -414,6 +414,41 @@ func TestStalledUpload(t *testing.T) {
 	}
 }
 
+// TestDownloadsAreBounded: whoever comes while all places are taken is told when to come back.
+func TestDownloadsAreBounded(t *testing.T) {
+	f := start(t, folder(t), registry.Config{MaxDownloads: 1})
+	d := f.pushBlob("a", random(t, 1000)).Digest
+	hold, release := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(release)
+		w := &holding{ResponseRecorder: httptest.NewRecorder(), writing: make(chan struct{}), hold: hold}
+		go func() { <-w.writing; release <- struct{}{} }()
+		f.ServeHTTP(w, httptest.NewRequest("GET", "http://registry/v2/a/blobs/"+d.String(), nil))
+	}()
+	<-release
+	a := f.want(f.blob("a", d), 429, "TOOMANYREQUESTS")
+	if a.Header.Get("Retry-After") == "" {
+		t.Error("no word on when to come back")
+	}
+	f.want(f.do("HEAD", "/v2/a/blobs/"+d.String(), nil), 200, "")
+	close(hold)
+	<-release
+	f.want(f.blob("a", d), 200, "")
+}
+
+// holding is a peer that takes nothing until it is told to.
+type holding struct {
+	*httptest.ResponseRecorder
+	once          sync.Once
+	writing, hold chan struct{}
+}
+
+func (h *holding) Write(p []byte) (int, error) {
+	h.once.Do(func() { close(h.writing) })
+	<-h.hold
+	return h.ResponseRecorder.Write(p)
+}
+
 func TestMount(t *testing.T) {
 	f := start(t, folder(t), registry.Config{})
 	d := f.pushBlob("a", []byte("shared")).Digest
