@@ -85,7 +85,7 @@ func TestTextOfInit(t *testing.T) {
 
 func TestConfigurationOrder(t *testing.T) {
 	data := filepath.Join(t.TempDir(), "fleet")
-	if code, _, errs := call(t, "init", "--data", data, "--sign-of-life", "7s"); code != 0 {
+	if code, _, errs := call(t, "init", "--data", data, "--sign-of-life", "7s", "--disable-quic"); code != 0 {
 		t.Fatal(errs)
 	}
 	t.Setenv("DHOW_FLEET_LOG_LEVEL", "loud")
@@ -97,7 +97,7 @@ func TestConfigurationOrder(t *testing.T) {
 	s.bind(newVersion())
 	s.data = data
 	c, err := s.read(cmd)
-	if err != nil || c.SignOfLife.String() != "7s" || c.LogLevel != "loud" {
+	if err != nil || c.SignOfLife.String() != "7s" || !c.DisableQUIC || c.LogLevel != "loud" {
 		t.Errorf("read %+v (%v)", c, err)
 	}
 }

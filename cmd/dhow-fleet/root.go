@@ -78,7 +78,10 @@ func (s *settings) bind(cmd *cobra.Command) {
 	for _, setting := range usual.Settings() {
 		v := &value{text: setting.Get(), list: setting.List}
 		s.values = append(s.values, v)
-		cmd.Flags().Var(v, setting.Flag, setting.Usage)
+		flag := cmd.Flags().VarPF(v, setting.Flag, "", setting.Usage)
+		if setting.Get() == "false" {
+			flag.NoOptDefVal = "true" // --disable-quic alone means yes
+		}
 	}
 	// One name given as --hostname reads better.
 	cmd.Flags().SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
