@@ -48,14 +48,14 @@ func (p *Pipeline) Infer(ctx context.Context, in []tensor.Tensor, wanted []strin
 	if out, err = p.post.module.Process(ctx, out, sink); err != nil {
 		return nil, p.wasm(p.post, err)
 	}
-	if out, err = pick(out, p.outputs, wanted); err != nil {
+	if out, err = pick(out, p.outputs, p.names, wanted); err != nil {
 		return nil, &Error{Step: p.post.file, code: telemetry.WasmError, err: err}
 	}
 	return out, nil
 }
 
-// pick checks what the step after the model returned, and puts the wanted outputs in their order.
-func pick(out []tensor.Tensor, specs []tensor.Spec, wanted []string) ([]tensor.Tensor, error) {
+// pick checks what the step after the model returned, and puts the wanted outputs, or all of names, in their order.
+func pick(out []tensor.Tensor, specs []tensor.Spec, names, wanted []string) ([]tensor.Tensor, error) {
 	find := func(name string) int {
 		return slices.IndexFunc(out, func(t tensor.Tensor) bool { return t.Name == name })
 	}
@@ -68,18 +68,11 @@ func pick(out []tensor.Tensor, specs []tensor.Spec, wanted []string) ([]tensor.T
 			return nil, fmt.Errorf("it returned %q as %s %v, %s declares %s %v", t.Name, t.Datatype, t.Shape, bundle.SpecFile, specs[i].Datatype, specs[i].Shape)
 		}
 	}
-	n := len(wanted)
-	if n == 0 {
-		n = len(specs)
+	if len(wanted) == 0 {
+		wanted = names
 	}
-	picked := make([]tensor.Tensor, n)
-	for i := range picked {
-		name := ""
-		if len(wanted) > 0 {
-			name = wanted[i]
-		} else {
-			name = specs[i].Name
-		}
+	picked := make([]tensor.Tensor, len(wanted))
+	for i, name := range wanted {
 		picked[i] = out[find(name)]
 	}
 	return picked, nil

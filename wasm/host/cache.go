@@ -179,11 +179,10 @@ func (c *cache) shrink(keep string) {
 		}
 		u := used{dir: filepath.Join(c.dir, d.Name()), at: info.ModTime()}
 		_ = filepath.WalkDir(u.dir, func(_ string, d fs.DirEntry, err error) error {
-			if err != nil || d.IsDir() {
-				return nil
-			}
-			if info, err := d.Info(); err == nil {
-				u.size += info.Size()
+			if err == nil && !d.IsDir() {
+				if info, err := d.Info(); err == nil {
+					u.size += info.Size()
+				}
 			}
 			return nil
 		})
