@@ -96,6 +96,12 @@ func New(ctx context.Context, c config.Config, d Deps) (_ *Agent, err error) {
 		}
 	}()
 
+	// Child processes have another working folder.
+	if c.Data, err = filepath.Abs(c.Data); err != nil {
+		return nil, fmt.Errorf("cannot find the data folder: %w", err)
+	}
+	a.config.Data = c.Data
+
 	// The folder is locked before anything in it is touched.
 	if err := os.MkdirAll(c.Data, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make the data folder: %w", err)

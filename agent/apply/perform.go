@@ -148,7 +148,9 @@ func (r *Reconciler) end(ctx context.Context, k deploy.Key, run *int, kind deplo
 		if e.State == deploy.Failed {
 			r.reloadFailures(ctx)
 		}
-		r.log(e, "a step of a model copy ended")
+		if e.State != before.State || e.Reason != before.Reason {
+			r.log(e, "a step of a model copy ended")
+		}
 	}
 	if kind == deploy.Load && !given && o.Result == deploy.Done {
 		failpoint.Here("apply/loaded")
