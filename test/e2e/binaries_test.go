@@ -8,6 +8,8 @@ import (
 	"runtime"
 	"sync"
 	"testing"
+
+	"github.com/dhowfleet/dhow/agent/inference/onnxruntime"
 )
 
 // root is the checkout.
@@ -23,6 +25,13 @@ var binaries struct {
 }
 
 func TestMain(m *testing.M) {
+	// The binaries lie in a temporary folder, where no agent would look for the checkout's library.
+	if os.Getenv("DHOW_ONNXRUNTIME") == "" {
+		library := filepath.Join(root, ".cache", "onnxruntime", onnxruntime.Pinned, runtime.GOOS+"-"+runtime.GOARCH, "libonnxruntime.so")
+		if err := os.Setenv("DHOW_ONNXRUNTIME", library); err != nil {
+			panic(err)
+		}
+	}
 	code := m.Run()
 	if binaries.dir != "" {
 		_ = os.RemoveAll(binaries.dir) // a temporary folder that could not be removed fails no test
