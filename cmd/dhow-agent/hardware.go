@@ -15,7 +15,7 @@ func newHardwareCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "hardware",
 		Short: "Show what this machine can do",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			hw := hardware.Probe(cmd.Context(), hardware.Options{StateDir: data})
 			switch output {

@@ -12,7 +12,7 @@ func newProbeCommand() *cobra.Command {
 		Use:    "probe",
 		Short:  "Try a bundle (started by the agent itself)",
 		Hidden: true,
-		Args:   cobra.NoArgs,
+		Args:   noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if code := probe.Main(cmd.InOrStdin(), cmd.OutOrStdout()); code != 0 {
 				return exitError(code)

@@ -26,7 +26,7 @@ func newRunCommand() *cobra.Command {
 
 Settings come from a file (` + config.DefaultFile + `, or --config), DHOW_AGENT_... variables and flags, each
 overruling the one before. The log goes to standard error as JSON lines.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 	}
 	cmd.Flags().StringVar(&file, "config", "", "file with settings (default "+config.DefaultFile+", when it exists)")
 	given := map[string]*string{}
