@@ -47,6 +47,12 @@ const (
 // collectEvery is how often the registry removes what nothing refers to.
 const collectEvery = time.Hour
 
+// scrubEvery is how often every file of the registry is read again to find what the disk has spoilt.
+const scrubEvery = 7 * 24 * time.Hour
+
+// diskReserve is the free space that uploads leave to the database.
+const diskReserve = 64 << 20
+
 // Deps are what a manager takes from outside.
 type Deps struct {
 	Logger *slog.Logger     // required
@@ -96,7 +102,8 @@ func New(ctx context.Context, c config.Config, deps Deps) (_ *Manager, err error
 	if m.store, err = store.Open(ctx, filepath.Join(c.Data, databaseFile)); err != nil {
 		return nil, err
 	}
-	if m.blobs, err = blob.Open(filepath.Join(c.Data, blobFolder)); err != nil {
+	// The reserve keeps room for the database: a registry that fills the disk would stop it too.
+	if m.blobs, err = blob.Open(filepath.Join(c.Data, blobFolder), blob.WithReserve(diskReserve)); err != nil {
 		return nil, err
 	}
 	if err := m.openRegistry(ctx); err != nil {
@@ -197,10 +204,19 @@ func (m *Manager) Run(ctx context.Context) error {
 func (m *Manager) collect(ctx context.Context) error {
 	ticker := time.NewTicker(collectEvery)
 	defer ticker.Stop()
+	scrub := time.NewTicker(scrubEvery)
+	defer scrub.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-scrub.C:
+			switch corrupt, err := m.registry.Scrub(ctx); {
+			case err != nil && ctx.Err() == nil:
+				m.deps.Logger.Error("the registry could not be checked; trying again in a week", "error", err)
+			case len(corrupt) > 0:
+				m.deps.Logger.Error("the disk has spoilt files of the registry; push the versions that hold them again", "digests", corrupt)
+			}
 		case <-ticker.C:
 			if c, err := m.registry.Collect(ctx); err != nil && ctx.Err() == nil {
 				m.deps.Logger.Error("the registry could not be tidied; trying again in an hour", "error", err)
