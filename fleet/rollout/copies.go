@@ -39,6 +39,22 @@ func (d *decision) stands(r *Release, n *Node) bool {
 	return p != nil && p.spec.GetModel() == r.Model && selects(p.region, p.site, n)
 }
 
+// kept returns the copy of a rollout that p superseded before it was complete, if that copy is what the node serves.
+// Where nothing was complete before, a failed successor must not take from a node what answers its requests.
+func (d *decision) kept(p *plan, n *Node) *syncv1.DesiredCopy {
+	for _, older := range d.byModel[p.spec.GetModel()] {
+		if older.sequence >= p.sequence || older.phase != Superseded || older.digest == p.digest || !selects(older.region, older.site, n) {
+			continue
+		}
+		c := reported(n, older.spec.GetModel(), older.spec.GetVersion(), older.digest)
+		if c.GetState() == syncv1.CopyState_COPY_STATE_SERVING {
+			return &syncv1.DesiredCopy{Model: c.GetModel(), Version: c.GetVersion(), ManifestDigest: c.GetManifestDigest(),
+				Role: syncv1.Role_ROLE_BASELINE, TrafficMillionths: resource.All, Retry: older.spec.GetRetry(), Rollout: older.name}
+		}
+	}
+	return nil
+}
+
 // copies returns what a node should hold, ordered by model and version.
 func (d *decision) copies(n *Node) []*syncv1.DesiredCopy {
 	var out []*syncv1.DesiredCopy
@@ -51,6 +67,8 @@ func (d *decision) copies(n *Node) []*syncv1.DesiredCopy {
 		if !p.holds(n) {
 			if hasBase {
 				out = append(out, baseCopy(base, resource.All))
+			} else if kept := d.kept(p, n); kept != nil {
+				out = append(out, kept)
 			}
 			continue
 		}

@@ -460,3 +460,25 @@ func TestWhatNodesSayIsCutToALine(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// TestFailureBeforeAnythingWasCompleteKeepsWhatServes: version 1 answers requests on a node that had no time to tell so
+// before version 2 was declared. That version 2 fails takes nothing from the node.
+func TestFailureBeforeAnythingWasCompleteKeepsWhatServes(t *testing.T) {
+	f := newFleet("deira/1", "deira/2")
+	f.apply("v1", spec("1"))
+	f.decide()
+	f.bad["sha256:2"] = true
+	f.apply("v2", spec("2"))
+	f.decide()
+	f.want(t, "v1", Superseded)
+	f.actAll()
+	n := f.node("deira/1")
+	n.Report.Copies = append(n.Report.Copies, &syncv1.CopyStatus{Model: "m", Version: "1", ManifestDigest: "sha256:1", State: syncv1.CopyState_COPY_STATE_SERVING})
+	f.decide()
+	f.want(t, "v2", RollingBack)
+	f.wantTold(t, "deira/1", "1 baseline 1000000")
+	f.wantTold(t, "deira/2") // it never served version 1, and an abandoned rollout starts no further node
+	f.settle()
+	f.want(t, "v2", RolledBack)
+	f.wantTold(t, "deira/1", "1 baseline 1000000")
+}
