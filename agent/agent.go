@@ -135,7 +135,7 @@ func New(ctx context.Context, c config.Config, d Deps) (_ *Agent, err error) {
 	if a.blobs, err = blob.Open(filepath.Join(c.Data, "blobs"), blob.WithReserve(reserve(c.Data))); err != nil {
 		return nil, err
 	}
-	credentials, err := uplink.OpenCredentials(filepath.Join(c.Data, "identity"))
+	credentials, err := a.credentials(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -152,6 +152,20 @@ func New(ctx context.Context, c config.Config, d Deps) (_ *Agent, err error) {
 	}
 	fetch.Client = a.uplink.HTTPClient()
 	return a, nil
+}
+
+// credentials opens the node's identity. A damaged one must not keep a node from serving that has something to serve.
+func (a *Agent) credentials(ctx context.Context) (*uplink.Credentials, error) {
+	c, err := uplink.OpenCredentials(filepath.Join(a.config.Data, "identity"))
+	if err == nil {
+		return c, nil
+	}
+	if have, storeErr := a.store.Desired(ctx); storeErr != nil || have == nil {
+		return nil, err
+	}
+	a.log.Error("the node's identity cannot be used; serving what there is", "error", err)
+	a.health.Raise(health.IdentityDamaged, "")
+	return uplink.NoCredentials(), nil
 }
 
 func (a *Agent) reconciler(ctx context.Context, d Deps, fetch apply.Fetcher) (*apply.Reconciler, error) {
@@ -192,7 +206,7 @@ func (a *Agent) newUplink(ctx context.Context, credentials *uplink.Credentials) 
 		c.NodeName = name
 	}
 	// Once the node is enrolled its token is used up, and its file may be gone.
-	if !credentials.Enrolled() {
+	if credentials.Usable() && !credentials.Enrolled() {
 		token, err := a.config.JoinToken()
 		if err != nil {
 			return nil, err

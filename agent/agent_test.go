@@ -186,6 +186,23 @@ func TestADamagedStateIsSaidAndBegunAnew(t *testing.T) {
 	a.close()
 }
 
+// TestADamagedIdentityKeepsNobodyFromServing: the key is gone bad, the model is not.
+func TestADamagedIdentityKeepsNobodyFromServing(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.Mkdir(filepath.Join(dir, "identity"), 0o700))
+	must(t, os.WriteFile(filepath.Join(dir, "identity", "key.pem"), []byte("bad"), 0o600))
+	if _, err := New(context.Background(), settings(dir), Deps{Logger: slog.New(slog.DiscardHandler)}); err == nil || !strings.Contains(err.Error(), "key.pem") {
+		t.Fatalf("with nothing to serve: %v", err)
+	}
+	servedBefore(t, dir)
+	a, stop := start(t, settings(dir))
+	infer(t, a)
+	if w := a.health.Warnings(); len(w) != 1 || w[0].GetCode() != "identity-damaged" {
+		t.Fatal(w)
+	}
+	must(t, stop())
+}
+
 func TestOneAgentAFolderAndAPort(t *testing.T) {
 	dir := t.TempDir()
 	servedBefore(t, dir)

@@ -46,9 +46,13 @@ func Open(ctx context.Context, path string, o Options) (db *sql.DB, setAside str
 	if err == nil || !Malformed(err) {
 		return db, "", err
 	}
-	setAside, moveErr := moveAside(path)
-	if moveErr != nil {
-		return nil, "", fmt.Errorf("cannot set the damaged %s aside: %w", path, moveErr)
+	return Replace(ctx, path, o)
+}
+
+// Replace sets the file aside and opens a new one. Whoever has the old one open keeps it.
+func Replace(ctx context.Context, path string, o Options) (db *sql.DB, setAside string, err error) {
+	if setAside, err = moveAside(path); err != nil {
+		return nil, "", fmt.Errorf("cannot set the damaged %s aside: %w", path, err)
 	}
 	db, err = open(ctx, path, o)
 	return db, setAside, err

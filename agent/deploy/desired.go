@@ -7,7 +7,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/dhowfleet/dhow/protocol/gen/dhow/sync/v1"
+	syncv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/sync/v1"
 	"github.com/dhowfleet/dhow/protocol/identity"
 )
 
@@ -44,13 +44,13 @@ func ParseDesired(state []byte) (*syncv1.DesiredState, *Desired, error) {
 	for _, c := range m.GetCopies() {
 		k := Key{Model: c.GetModel(), Version: c.GetVersion(), Digest: c.GetManifestDigest()}
 		if err := identity.ValidName(k.Model); err != nil {
-			return nil, nil, fmt.Errorf("the desired state names the model %q: %w", k.Model, err)
+			return nil, nil, fmt.Errorf("the desired state names the model %.80q: %w", k.Model, err)
 		}
 		if !versionSyntax.MatchString(k.Version) {
-			return nil, nil, fmt.Errorf("the desired state names the version %q of %s, which is no version", k.Version, k.Model)
+			return nil, nil, fmt.Errorf("the desired state names the version %.80q of %s, which is no version", k.Version, k.Model)
 		}
 		if err := digest.Digest(k.Digest).Validate(); err != nil {
-			return nil, nil, fmt.Errorf("the desired state names the digest %q of %s: %w", k.Digest, k, err)
+			return nil, nil, fmt.Errorf("the desired state names the digest %.80q of %s: %w", k.Digest, k, err)
 		}
 		if seen[k] {
 			return nil, nil, fmt.Errorf("the desired state names %s twice", k)

@@ -43,6 +43,7 @@ const (
 	OnnxRuntimeMissing  Code = "onnxruntime-missing"
 	NodeFault           Code = "node-fault"
 	StateFailed         Code = "state-failed"
+	IdentityDamaged     Code = "identity-damaged"
 )
 
 type text struct{ sentence, remedy string }
@@ -67,6 +68,7 @@ var texts = map[Code]text{
 	DesiredOlder:        {"the fleet manager offers a desired state older than the node's", "was the manager restored from a backup? Its operator has to say which state is right"},
 	OnnxRuntimeMissing:  {"the ONNX Runtime library cannot be used, so that no model can be loaded", "install it beside the agent, or set DHOW_ONNXRUNTIME to the path of libonnxruntime.so"},
 	NodeFault:           {"the node could not do its part for a model copy and tries again", "read the agent's log"},
+	IdentityDamaged:     {"the node's key or certificate cannot be read; it serves what it has and talks to nobody", "restore the identity folder, or empty it and enrol the node anew with a fresh token"},
 	StateFailed:         {"the agent's state cannot be written", "check that the agent's data folder is writable and its disk has room"},
 }
 

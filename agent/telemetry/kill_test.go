@@ -3,6 +3,7 @@ package telemetry
 import (
 	"bytes"
 	"database/sql"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -147,7 +148,7 @@ func TestKilledAtEveryWritePoint(t *testing.T) {
 				}
 				if n == 1 || point != "store/epoch" { // an agent opens its state once
 					err := run(fmt.Sprint(point, ":", n))
-					exit, ok := err.(*exec.ExitError)
+					exit, ok := errors.AsType[*exec.ExitError](err)
 					if !ok || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
 						t.Fatalf("it was not killed there: %v", err)
 					}

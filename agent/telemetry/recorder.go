@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/dhowfleet/dhow/agent/database"
 	"github.com/dhowfleet/dhow/agent/health"
 	syncv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/sync/v1"
 )
@@ -210,6 +211,9 @@ func (r *Recorder) flush() {
 			return
 		}
 		err := r.rows.write(batch[:n])
+		if database.Malformed(err) && r.begin(context.Background(), err) {
+			err = r.rows.write(batch[:n])
+		}
 		r.mu.Lock()
 		if err != nil {
 			r.stats.Lost += uint64(n)
@@ -230,6 +234,17 @@ func (r *Recorder) flush() {
 			r.spare = nil // a burst is over
 		}
 	}
+}
+
+// begin begins a new file in place of a damaged one, and reports whether it could.
+func (r *Recorder) begin(ctx context.Context, damage error) bool {
+	setAside, err := r.rows.renew(context.WithoutCancel(ctx))
+	r.log.Error("telemetry.db is damaged; it is begun anew", "error", damage, "kept", setAside, "failed", err)
+	if err != nil {
+		return false
+	}
+	r.health.Raise(health.TelemetrySetAside, setAside)
+	return true
 }
 
 // Flush waits until everything that was recorded before is written or lost.

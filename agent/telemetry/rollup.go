@@ -12,6 +12,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/dhowfleet/dhow/agent/database"
 	syncv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/sync/v1"
 )
 
@@ -37,6 +38,10 @@ func (r *Recorder) RollUp(ctx context.Context) error {
 func (r *Recorder) rollUpOnce(ctx context.Context) (more bool, err error) {
 	from := r.rows.rolledUp.Load()
 	sums, err := r.rows.sum(ctx, from)
+	if database.Malformed(err) {
+		r.begin(ctx, err)
+		return false, err
+	}
 	if err != nil || sums.last == from {
 		return false, err
 	}
@@ -76,7 +81,10 @@ type sum struct {
 
 // sum reads the rows after from, in one snapshot of the file.
 func (r *rows) sum(ctx context.Context, from uint64) (*sums, error) {
-	tx, err := r.db.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	r.mu.Lock()
+	db := r.db
+	r.mu.Unlock()
+	tx, err := db.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
 	if err != nil {
 		return nil, err
 	}

@@ -47,14 +47,15 @@ const (
 
 // rows is telemetry.db. Its write method is for one goroutine; the others may be called meanwhile.
 type rows struct {
-	db       *sql.DB
+	path     string
 	now      func() time.Time
 	maxBytes int64
 	maxAge   time.Duration
 
 	rolledUp atomic.Uint64 // the last row that was added up; only such rows may be trimmed
 
-	mu     sync.Mutex // guards conn and what follows: one writer at a time
+	mu     sync.Mutex // guards what follows: one writer at a time
+	db     *sql.DB
 	conn   *sql.Conn
 	next   uint64 // the id of the next row
 	copies map[copyKey]int64
@@ -68,17 +69,40 @@ type copyKey struct {
 }
 
 func openRows(ctx context.Context, dir string, o Options) (*rows, string, error) {
-	db, setAside, err := database.Open(ctx, filepath.Join(dir, "telemetry.db"), database.Options{CacheKiB: 512, Connections: 2, Migrations: migrations})
+	r := &rows{path: filepath.Join(dir, "telemetry.db"), now: o.Now, maxBytes: o.MaxBytes, maxAge: o.MaxAge, copies: map[copyKey]int64{}, names: map[string]int64{}}
+	db, setAside, err := database.Open(ctx, r.path, settings)
 	if err != nil {
 		return nil, "", err
 	}
+	return r, setAside, r.use(ctx, db)
+}
+
+var settings = database.Options{CacheKiB: 512, Connections: 2, Migrations: migrations}
+
+// use makes db the file that is written to.
+func (r *rows) use(ctx context.Context, db *sql.DB) error {
 	db.SetMaxIdleConns(0) // the writer holds one; one for reading is opened when it is needed
-	r := &rows{db: db, now: o.Now, maxBytes: o.MaxBytes, maxAge: o.MaxAge, copies: map[copyKey]int64{}, names: map[string]int64{}}
-	if r.conn, err = db.Conn(ctx); err != nil {
+	conn, err := db.Conn(ctx)
+	if err != nil {
 		_ = db.Close() // the first error says what is wrong
-		return nil, "", fmt.Errorf("cannot open telemetry.db: %w", err)
+		return fmt.Errorf("cannot open telemetry.db: %w", err)
 	}
-	return r, setAside, nil
+	r.db, r.conn = db, conn
+	return nil
+}
+
+// renew begins a new file in place of one that turned out to be damaged. Row ids go on.
+func (r *rows) renew(ctx context.Context) (setAside string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_ = errors.Join(r.conn.Close(), r.db.Close()) // it is damaged
+	db, setAside, err := database.Replace(ctx, r.path, settings)
+	if err != nil {
+		return "", err
+	}
+	clear(r.copies)
+	clear(r.names)
+	return setAside, r.use(ctx, db)
 }
 
 func (r *rows) close() error {

@@ -42,6 +42,9 @@ type Credentials struct {
 	node  identity.Node
 }
 
+// NoCredentials are those of a node whose identity cannot be read: it serves what it has, and talks to nobody.
+func NoCredentials() *Credentials { return &Credentials{} }
+
 // OpenCredentials reads the identity in dir, and makes a key when there is none.
 func OpenCredentials(dir string) (*Credentials, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -97,6 +100,9 @@ func (c *Credentials) openKey() (*ecdsa.PrivateKey, error) {
 	failpoint.Here("identity/key")
 	return key, nil
 }
+
+// Usable reports whether there is a key, enrolled or not.
+func (c *Credentials) Usable() bool { return c.key != nil }
 
 // Enrolled reports whether there is a certificate.
 func (c *Credentials) Enrolled() bool {
@@ -252,7 +258,7 @@ func (c *Credentials) write(name, kind string, blocks [][]byte) (err error) {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) // gone when it was renamed
+	defer func() { _ = os.Remove(f.Name()) }() // gone when it was renamed
 	for _, der := range blocks {
 		if err := pem.Encode(f, &pem.Block{Type: kind, Bytes: der}); err != nil {
 			_ = f.Close() // the first error says what is wrong

@@ -21,6 +21,10 @@ func (u *Uplink) enrolLoop(ctx context.Context) error {
 	if u.Credentials.Enrolled() {
 		return nil
 	}
+	if !u.Credentials.Usable() { // said when it was found
+		<-ctx.Done()
+		return ctx.Err()
+	}
 	if u.Token == nil {
 		if u.have() == nil {
 			return fmt.Errorf("%w: there is none, and this node is not enrolled; make one with: dhow node invite --region REGION --site SITE", ErrTokenRefused)

@@ -103,12 +103,12 @@ func RetryAfter(err error) time.Duration {
 // Sentence returns what an operator should read of an error: the manager's own words where it answered.
 func Sentence(err error) string {
 	var e *connect.Error
+	text := err.Error()
 	if errors.As(err, &e) {
-		const most = 300
-		text := e.Message()
-		return text[:min(len(text), most)]
+		text = e.Message()
 	}
-	return err.Error()
+	const most = 300
+	return text[:min(len(text), most)]
 }
 
 // Client makes the calls.

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -141,9 +142,10 @@ func (n *node) watcher(f *fake) *Watcher {
 // run runs the watcher for a while of the bubble's time.
 func run(t *testing.T, w *Watcher, d time.Duration) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), d)
-	defer cancel()
-	if err := w.Run(ctx); !errors.Is(err, context.DeadlineExceeded) {
+	// Not a deadline: that would be handed to the manager, which would then end its streams at the same instant.
+	ctx, cancel := context.WithCancel(t.Context())
+	defer time.AfterFunc(d, cancel).Stop()
+	if err := w.Run(ctx); !errors.Is(err, context.Canceled) {
 		t.Fatalf("the watcher ended with %v", err)
 	}
 	synctest.Wait()
@@ -173,13 +175,16 @@ func TestWatchComparesAtEveryReconnect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, f := &node{have: envelope(1, "a")}, &fake{}
 		now := envelope(1, "a")
+		var mu sync.Mutex
 		var asked []string
 		f.watch = func(ctx context.Context, r *syncv1.WatchRequest, s *connect.ServerStream[syncv1.WatchResponse]) error {
+			mu.Lock()
 			asked = append(asked, fmt.Sprint(r.GetGeneration(), r.GetDigest() == now.GetDigest(), r.GetProtocol()))
 			m := &syncv1.WatchResponse{NextSeconds: 60}
 			if r.GetDigest() != now.GetDigest() {
 				m.State = now
 			}
+			mu.Unlock()
 			if err := s.Send(m); err != nil {
 				return err
 			}
@@ -187,12 +192,16 @@ func TestWatchComparesAtEveryReconnect(t *testing.T) {
 			case <-time.After(10 * time.Second):
 			case <-ctx.Done():
 			}
+			mu.Lock()
+			defer mu.Unlock()
 			if len(asked) == 2 {
 				now = envelope(2, "b")
 			}
 			return nil
 		}
 		run(t, n.watcher(f), 50*time.Second)
+		mu.Lock()
+		defer mu.Unlock()
 		if got := strings.Join(asked, ", "); got != "1 true 1, 1 true 1, 1 false 1, 2 true 1, 2 true 1" {
 			t.Fatalf("asked: %s", got)
 		}
@@ -205,10 +214,9 @@ func TestWatchComparesAtEveryReconnect(t *testing.T) {
 func TestASilentManagerIsLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, f := &node{}, &fake{}
-		streams := 0
+		var streams atomic.Int32
 		f.watch = func(ctx context.Context, r *syncv1.WatchRequest, s *connect.ServerStream[syncv1.WatchResponse]) error {
-			streams++
-			if streams > 1 {
+			if streams.Add(1) > 1 {
 				if err := s.Send(&syncv1.WatchResponse{NextSeconds: 7}); err != nil {
 					return err
 				}
@@ -217,9 +225,9 @@ func TestASilentManagerIsLeft(t *testing.T) {
 			return ctx.Err()
 		}
 		// Nothing at all for 30 s, half a second's wait, then 14 s after the one sign of life.
-		run(t, n.watcher(f), 45*time.Second)
+		run(t, n.watcher(f), 44800*time.Millisecond)
 		if len(n.disconnected) != 2 || !errors.Is(n.disconnected[0], ErrSilent) || !errors.Is(n.disconnected[1], ErrSilent) || n.connected != 1 {
-			t.Fatalf("%d streams; %+v", streams, n)
+			t.Fatalf("%d streams; %+v", streams.Load(), n)
 		}
 		var timeout interface{ Timeout() bool }
 		if !errors.As(n.disconnected[0], &timeout) || !timeout.Timeout() {
@@ -232,9 +240,12 @@ func TestWatchBacksOffAndRecovers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, f := &node{}, &fake{}
 		begin := time.Now()
+		var mu sync.Mutex
 		var at []time.Duration
 		code := connect.CodeUnavailable
 		f.watch = func(ctx context.Context, r *syncv1.WatchRequest, s *connect.ServerStream[syncv1.WatchResponse]) error {
+			mu.Lock()
+			defer mu.Unlock()
 			at = append(at, time.Since(begin))
 			return connect.NewError(code, errors.New("not now"))
 		}

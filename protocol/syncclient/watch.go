@@ -89,7 +89,7 @@ func (w *Watcher) stream(ctx context.Context) error {
 	if err != nil {
 		return watchError(ctx, err)
 	}
-	defer stream.Close()
+	defer func() { _ = stream.Close() }() // it ended, or is given up
 	for first := true; stream.Receive(); first = false {
 		m := stream.Msg()
 		next := time.Duration(m.GetNextSeconds()) * time.Second
