@@ -44,7 +44,11 @@ func life(dir, manager string) error {
 	if err != nil {
 		return err
 	}
-	r, err := Open(ctx, dir, s, Options{Logger: slog.New(slog.DiscardHandler), Health: health.New(time.Now), MaxBytes: 1 << 30})
+	limit := int64(1 << 30)
+	if os.Getenv("DHOW_TEST_SMALL") != "" {
+		limit = 1 // every look at the size finds it too large
+	}
+	r, err := Open(ctx, dir, s, Options{Logger: slog.New(slog.DiscardHandler), Health: health.New(time.Now), MaxBytes: limit})
 	if err != nil {
 		return err
 	}
@@ -166,5 +170,38 @@ func TestKilledAtEveryWritePoint(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestKilledWhileItTrims: rows that leave the ring were counted before, once, also when the process dies as they leave.
+func TestKilledWhileItTrims(t *testing.T) {
+	self, err := os.Executable()
+	must(t, err)
+	m := &manager{}
+	server := httptest.NewServer(m)
+	defer server.Close()
+	dir := t.TempDir()
+	run := func(failpoint string) error {
+		cmd := exec.Command(self)
+		cmd.Env = append(os.Environ(), "DHOW_TEST_LIFE="+dir, "DHOW_TEST_MANAGER="+server.URL, "DHOW_FAILPOINT="+failpoint, "DHOW_TEST_SMALL=1")
+		cmd.Stderr = os.Stderr
+		return cmd.Run()
+	}
+	must(t, run(""))
+	err = run("telemetry/trim")
+	exit, ok := errors.AsType[*exec.ExitError](err)
+	if !ok || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+		t.Fatalf("it was not killed there: %v", err)
+	}
+	must(t, run(""))
+	db, err := sql.Open("sqlite3", filepath.Join(dir, "telemetry.db"))
+	must(t, err)
+	defer db.Close()
+	var rows, last uint64
+	must(t, db.QueryRow("SELECT count(*), max(id) FROM rows").Scan(&rows, &last))
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.requests != last || rows >= last {
+		t.Fatalf("the manager counts %d requests, telemetry wrote %d rows and has %d", m.requests, last, rows)
 	}
 }
