@@ -47,6 +47,8 @@ func (r *Reconciler) shown(e *entry) deploy.State {
 	switch {
 	case answers && e.State != deploy.Failed && e.State != deploy.Draining:
 		return deploy.Serving
+	case e.Busy == deploy.Drain:
+		return deploy.Draining
 	case e.State == deploy.Serving:
 		return deploy.Ready
 	}
