@@ -238,18 +238,18 @@ func (a *Agent) Run(ctx context.Context) error {
 	server := a.server()
 	failed := make(chan error, 3)
 	var parts sync.WaitGroup
-	part := func(name string, f func() error) {
+	part := func(f func() error) {
 		parts.Go(func() {
 			if err := f(); err != nil {
-				failed <- fmt.Errorf("%s: %w", name, err)
+				failed <- err
 			}
 		})
 	}
-	part("models", func() error { return a.copies.Run(restore) })
-	part("uplink", func() error { return a.uplink.Run(work) })
-	part("server", func() error {
+	part(func() error { return a.copies.Run(restore) })
+	part(func() error { return a.uplink.Run(work) })
+	part(func() error {
 		if err := server.Serve(netutil.LimitListener(a.listener, maxConnections)); !errors.Is(err, http.ErrServerClosed) {
-			return err
+			return fmt.Errorf("cannot go on serving: %w", err)
 		}
 		return nil
 	})

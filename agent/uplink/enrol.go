@@ -27,7 +27,7 @@ func (u *Uplink) enrolLoop(ctx context.Context) error {
 	}
 	if u.Token == nil {
 		if u.have() == nil {
-			return fmt.Errorf("%w: there is none, and this node is not enrolled; make one with: dhow node invite --region REGION --site SITE", ErrTokenRefused)
+			return fmt.Errorf("%w: there is none, and this node is not enrolled; make one with dhow node invite and give it by --token-file", ErrTokenRefused)
 		}
 		u.Health.Raise(health.TokenRefused, "there is none")
 		<-ctx.Done()
@@ -65,7 +65,7 @@ func (u *Uplink) enrolLoop(ctx context.Context) error {
 		default:
 			sentence := syncclient.Sentence(err)
 			if u.have() == nil {
-				return fmt.Errorf("%w: %s; make a new one with: dhow node invite --region REGION --site SITE", ErrTokenRefused, sentence)
+				return fmt.Errorf("%w: %s", ErrTokenRefused, sentence)
 			}
 			u.Logger.Error("the join token was refused; serving what there is", "error", err)
 			u.Health.Raise(health.TokenRefused, sentence)
