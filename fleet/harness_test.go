@@ -23,6 +23,7 @@ import (
 	"github.com/dhowfleet/dhow/fleet/client"
 	"github.com/dhowfleet/dhow/fleet/config"
 	"github.com/dhowfleet/dhow/models/bundle"
+	"github.com/dhowfleet/dhow/protocol/backoff"
 	fleetv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/fleet/v1"
 	syncv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/sync/v1"
 	"github.com/dhowfleet/dhow/protocol/identity"
@@ -213,7 +214,7 @@ func (n *node) follow(has *syncv1.DesiredEnvelope, took func(*syncv1.DesiredEnve
 			default:
 			}
 		},
-		Backoff: transport.Backoff{Base: 50 * time.Millisecond, Cap: 200 * time.Millisecond}}
+		Backoff: backoff.Backoff{Base: 50 * time.Millisecond, Cap: 200 * time.Millisecond}}
 	go func() { _ = w.Run(ctx) }()
 	return ended, cancel
 }

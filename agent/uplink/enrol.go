@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/dhowfleet/dhow/agent/health"
+	"github.com/dhowfleet/dhow/protocol/backoff"
 	syncv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/sync/v1"
 	"github.com/dhowfleet/dhow/protocol/identity"
 	"github.com/dhowfleet/dhow/protocol/syncclient"
@@ -102,7 +103,7 @@ func (u *Uplink) enrol(ctx context.Context, client *syncclient.Client) (wait tim
 
 // renewLoop renews the certificate from a third of its life on.
 func (u *Uplink) renewLoop(ctx context.Context) {
-	backoff := transport.Backoff{Base: u.RetryMax, Cap: 10 * u.RetryMax}
+	backoff := backoff.Backoff{Base: u.RetryMax, Cap: 10 * u.RetryMax}
 	for {
 		from, to := u.Credentials.Validity()
 		now := u.Now()

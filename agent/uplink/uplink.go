@@ -20,6 +20,7 @@ import (
 	"github.com/dhowfleet/dhow/agent/deploy"
 	"github.com/dhowfleet/dhow/agent/health"
 	"github.com/dhowfleet/dhow/agent/store"
+	"github.com/dhowfleet/dhow/protocol/backoff"
 	syncv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/sync/v1"
 	"github.com/dhowfleet/dhow/protocol/identity"
 	"github.com/dhowfleet/dhow/protocol/syncclient"
@@ -154,8 +155,8 @@ func (u *Uplink) Run(ctx context.Context) error {
 	return nil
 }
 
-func (u *Uplink) backoff() transport.Backoff {
-	return transport.Backoff{Base: min(time.Second, u.RetryMax), Cap: u.RetryMax}
+func (u *Uplink) backoff() backoff.Backoff {
+	return backoff.Backoff{Base: min(time.Second, u.RetryMax), Cap: u.RetryMax}
 }
 
 // slow is the least wait after an answer that a soon retry does not change.

@@ -22,6 +22,7 @@ import (
 
 	"github.com/dhowfleet/dhow/fleet/client"
 	"github.com/dhowfleet/dhow/models/bundle"
+	"github.com/dhowfleet/dhow/protocol/backoff"
 	"github.com/dhowfleet/dhow/protocol/transport"
 )
 
@@ -167,7 +168,7 @@ func (a *app) pushed(p *prepared, how, output string) error {
 // pushBlob sends one file unless the manager has it, and tries again when the line breaks.
 func pushBlob(ctx context.Context, repository registry.Repository, name string, d digest.Digest, n int64, open func() (io.ReadCloser, error), progress *progress) error {
 	descriptor := ocispec.Descriptor{MediaType: "application/octet-stream", Digest: d, Size: n}
-	var pause transport.Backoff
+	var pause backoff.Backoff
 	for attempt := 1; ; attempt++ {
 		err := tryBlob(ctx, repository, descriptor, name, open, progress)
 		if err == nil || ctx.Err() != nil || attempt == pushAttempts || !worthAnotherTry(err) {

@@ -21,6 +21,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/dhowfleet/dhow/protocol/backoff"
 	fleetv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/fleet/v1"
 	"github.com/dhowfleet/dhow/protocol/gen/dhow/fleet/v1/fleetv1connect"
 	"github.com/dhowfleet/dhow/protocol/transport"
@@ -140,7 +141,7 @@ func ParseCASHA256(s string) (pin [32]byte, err error) {
 // meanwhile then comes as "current" again, and deletions come between as "deleted". A refusal by the manager ends it.
 func (c *Client) Watch(ctx context.Context, req *fleetv1.WatchRequest, do func(*fleetv1.WatchResponse) error) error {
 	w := &watch{client: c, req: req, do: do, known: map[key]uint64{}}
-	var pause transport.Backoff
+	var pause backoff.Backoff
 	for {
 		synced, err := w.stream(ctx)
 		if synced {

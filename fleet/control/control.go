@@ -20,9 +20,9 @@ import (
 
 	"github.com/dhowfleet/dhow/fleet/rollout"
 	"github.com/dhowfleet/dhow/fleet/store"
+	"github.com/dhowfleet/dhow/protocol/backoff"
 	fleetv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/fleet/v1"
 	syncv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/sync/v1"
-	"github.com/dhowfleet/dhow/protocol/transport"
 )
 
 // Store is where the loop looks and what it commits to; fleet/store is one.
@@ -81,7 +81,7 @@ func New(c Config) *Loop {
 func (l *Loop) Run(ctx context.Context) error {
 	wake, cancel := l.Store.Notify()
 	defer cancel()
-	var backoff transport.Backoff
+	var backoff backoff.Backoff
 	for {
 		err := l.Step(ctx)
 		switch {

@@ -17,6 +17,7 @@ import (
 	"connectrpc.com/connect"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/dhowfleet/dhow/protocol/backoff"
 	syncv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/sync/v1"
 	"github.com/dhowfleet/dhow/protocol/gen/dhow/sync/v1/syncv1connect"
 	"github.com/dhowfleet/dhow/protocol/transport"
@@ -134,7 +135,7 @@ func (n *node) watcher(f *fake) *Watcher {
 		Connected:    func() { n.connected++ },
 		Disconnected: func(err error) { n.disconnected = append(n.disconnected, err) },
 		Older:        func(g uint64) { n.older = append(n.older, g) },
-		Backoff:      transport.Backoff{Random: func() float64 { return 0.5 }},
+		Backoff:      backoff.Backoff{Random: func() float64 { return 0.5 }},
 		Slow:         5 * time.Minute,
 	}
 }

@@ -9,8 +9,8 @@ import (
 	"connectrpc.com/connect"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/dhowfleet/dhow/protocol/backoff"
 	syncv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/sync/v1"
-	"github.com/dhowfleet/dhow/protocol/transport"
 	"github.com/dhowfleet/dhow/protocol/version"
 )
 
@@ -37,7 +37,7 @@ type Watcher struct {
 	Connected    func()
 	Disconnected func(error)
 	Older        func(offered uint64)
-	Backoff      transport.Backoff
+	Backoff      backoff.Backoff
 	// Slow is the least wait after an error that a soon retry does not mend.
 	Slow time.Duration
 }

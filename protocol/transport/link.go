@@ -27,6 +27,7 @@ type link struct {
 	suspect  bool // under the client's mutex
 
 	carried atomic.Int64 // bytes of answers
+	poking  atomic.Bool
 
 	mu       sync.Mutex
 	local    netip.Addr
@@ -129,6 +130,7 @@ type call struct {
 	uploaded atomic.Bool  // the whole request was taken
 	answered atomic.Bool  // the answer has begun, or never will
 	watchdog *time.Timer  // nil for TCP
+	poker    *time.Timer  // nil for TCP
 }
 
 // roundTrip sends req and reports, in sent, whether anything of it may have reached the manager. The link is released
@@ -146,11 +148,14 @@ func (l *link) roundTrip(req *http.Request) (resp *http.Response, sent bool, err
 	if l.path != nil {
 		k.watchdog = time.AfterFunc(time.Hour, k.check)
 		k.watchdog.Reset(l.client.cfg.StallTimeout) // only now, since check itself uses the field
+		k.poker = time.AfterFunc(time.Hour, k.poke)
+		k.poker.Reset(pokeAfter)
 	}
 	resp, err = l.exchange(out)
 	k.answered.Store(true)
 	if k.watchdog != nil {
 		k.watchdog.Stop()
+		k.poker.Stop()
 	}
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {

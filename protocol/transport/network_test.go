@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/quic-go/quic-go"
+
 	"github.com/dhowfleet/dhow/protocol/transporttest"
 )
 
@@ -239,6 +241,37 @@ func TestManagerRestarts(t *testing.T) {
 			t.Errorf("%d connections at the new manager", n)
 		}
 	})
+}
+
+// TestAWaitingRequestLearnsOfARestart: the manager has taken the request when it is killed. Nothing of it is sent
+// again, so the client must find out in another way than by waiting for the idle timeout.
+func TestAWaitingRequestLearnsOfARestart(t *testing.T) {
+	t.Parallel()
+	a := newAuthority(t, domain, time.Now)
+	key, err := a.DeriveKey("quic reset")
+	if err != nil {
+		t.Fatal(err)
+	}
+	withKey := func(cfg *ServerConfig) { cfg.ResetKey = key }
+	taken := make(chan struct{})
+	first := serveWith(t, a, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/" {
+			close(taken)
+		}
+		<-r.Context().Done()
+	}), withKey)
+	second := serveWith(t, a, hello, withKey)
+	p := weather(t, first, transporttest.Weather{})
+	c := first.node(t, func(cfg *ClientConfig) { cfg.Address = p.Address() })
+	go func() {
+		<-taken
+		p.SetTarget(second.server.Addr())
+		p.Rebind()
+	}()
+	_, _, err = getWith(within(t, 30*time.Second), c, "/")
+	if _, ok := errors.AsType[*quic.StatelessResetError](err); !ok {
+		t.Fatalf("the request ended with %v, want a stateless reset", err)
+	}
 }
 
 func TestRouterForgetsTheFlow(t *testing.T) {

@@ -26,6 +26,7 @@ func serving(t *testing.T) (*localfleet.Fleet, *localfleet.Node) {
 	must(t, err)
 	must(t, rollOut(t.Context(), f, "plain", "1"))
 	settle(t, f, n, "1")
+	awaitPhase(t, f, "plain-v1", "Complete")
 	return f, n
 }
 
@@ -49,6 +50,7 @@ func awaitPhase(t *testing.T, f *localfleet.Fleet, name, phase string) string {
 
 // TestBadBundlesAreRefusedAtPush shows what a publisher sees of a bundle that cannot be right.
 func TestBadBundlesAreRefusedAtPush(t *testing.T) {
+	t.Parallel()
 	f := newFleet(t)
 	for _, c := range []struct {
 		name   string
@@ -97,6 +99,7 @@ func edit(dir, from, to string) error {
 // TestABadVersionRollsBack: a version whose golden sample does not come out never serves, the one before goes on, and
 // the rollout says which node found what.
 func TestABadVersionRollsBack(t *testing.T) {
+	t.Parallel()
 	f, n := serving(t)
 	dir := plainBundle(t, "2")
 	must(t, os.Mkdir(filepath.Join(dir, "golden"), 0o700))
@@ -123,6 +126,7 @@ func TestABadVersionRollsBack(t *testing.T) {
 
 // TestACorruptBlobIsFetchedAgain flips a byte of the model on the node's disk while the agent is down.
 func TestACorruptBlobIsFetchedAgain(t *testing.T) {
+	t.Parallel()
 	f, n := serving(t)
 	must(t, n.Agent.Stop(10*time.Second))
 	spoiled := 0
@@ -154,6 +158,14 @@ func TestACorruptBlobIsFetchedAgain(t *testing.T) {
 	if spoiled == 0 {
 		t.Fatal("found no model file to spoil")
 	}
+	// The first time the agent dies just when it has put the spoilt file aside.
+	must(t, f.StartAgent(n, "DHOW_FAILPOINT=blob/quarantined"))
+	must(t, localfleet.Until(t.Context(), 20*time.Second, func(context.Context) error {
+		if n.Agent.Running() {
+			return fmt.Errorf("the agent has not found the spoilt file")
+		}
+		return nil
+	}))
 	must(t, f.StartAgent(n))
 	settle(t, f, n, "1")
 	must(t, localfleet.Until(t.Context(), 20*time.Second, func(context.Context) error {
@@ -167,6 +179,7 @@ func TestACorruptBlobIsFetchedAgain(t *testing.T) {
 
 // TestAFullDiskStopsNothing rolls out a version that does not fit on the node's disk.
 func TestAFullDiskStopsNothing(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to mount a small tmpfs")
 	}

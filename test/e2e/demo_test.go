@@ -38,6 +38,7 @@ func runDemo(t *testing.T, prefix ...string) string {
 
 // TestDemo is the whole path: publish, roll out over QUIC, serve, lose the manager, restart a branch, count once.
 func TestDemo(t *testing.T) {
+	t.Parallel()
 	out := runDemo(t)
 	if !strings.Contains(out, "connected over HTTP/3 (3)") {
 		t.Error("the branches are not connected over HTTP/3")
@@ -46,6 +47,7 @@ func TestDemo(t *testing.T) {
 
 // TestDemoWithUDPBlocked is the same in a network that drops UDP, as many branch firewalls do.
 func TestDemoWithUDPBlocked(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to make a network namespace")
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,9 +22,13 @@ spec: {jurisdiction: uae-mainland, egress: [health, metrics]}
 kind: Site
 metadata: {name: deira}
 spec: {region: ae-dubai}
+---
+kind: Site
+metadata: {name: marina}
+spec: {region: ae-dubai}
 `
 
-// newFleet starts a manager with one region and one site, and lays out nodes of that site.
+// newFleet starts a manager with one region and two sites, and lays out nodes.
 func newFleet(t *testing.T, names ...string) *localfleet.Fleet {
 	t.Helper()
 	dir := t.TempDir()
@@ -76,6 +81,10 @@ func plainBundle(t *testing.T, version string) string {
 	model, err := os.ReadFile(filepath.Join(bundle(t), "model.onnx"))
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(dir, "model.onnx"), model, 0o600))
+	// A document large enough for a download to be interrupted between two of its checkpoints.
+	card := make([]byte, 3<<19)
+	_, _ = rand.NewChaCha8([32]byte{byte(len(version)), version[len(version)-1]}).Read(card) // never fails
+	must(t, os.WriteFile(filepath.Join(dir, "card.md"), card, 0o600))
 	must(t, os.WriteFile(filepath.Join(dir, "bundle.yaml"), []byte(fmt.Sprintf(`apiVersion: dhow/v1
 name: plain
 version: %q
@@ -89,10 +98,19 @@ budgets: {memory: 512MiB, load: 60s, infer: 2s}
 
 // rollOut applies a rollout of a version to every node.
 func rollOut(ctx context.Context, f *localfleet.Fleet, model, version string) error {
-	return f.Apply(ctx, "rollout-"+version, fmt.Sprintf(`kind: Rollout
+	return f.Apply(ctx, "rollout-"+version, rolloutAt(model, version, ""))
+}
+
+// rolloutAt is a rollout to the nodes of a site, or to all.
+func rolloutAt(model, version, site string) string {
+	selected := ""
+	if site != "" {
+		selected = ", select: {site: " + site + "}"
+	}
+	return fmt.Sprintf(`kind: Rollout
 metadata: {name: %s-v%s}
-spec: {model: %s, version: %q, stages: [{name: all}]}
-`, model, version, model, version))
+spec: {model: %s, version: %q, stages: [{name: all%s}]}
+`, model, version, model, version, selected)
 }
 
 // rowsOf counts the requests that a node's telemetry holds. The node must have been stopped or be idle.

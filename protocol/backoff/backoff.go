@@ -1,4 +1,6 @@
-package transport
+// Package backoff spaces out the attempts of loops that reconnect or try again. Wait blocks; nothing else does, and there
+// is no goroutine.
+package backoff
 
 import (
 	"context"
