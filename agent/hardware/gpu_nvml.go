@@ -72,7 +72,7 @@ func (n nvmlLister) list() ([]*syncv1.Gpu, string) {
 	default:
 		return nil, "the NVIDIA driver cannot be asked: " + text(lib, ret)
 	}
-	defer lib.Shutdown()
+	defer func() { _ = lib.Shutdown() }() // what was learnt stands, and the library is let go of either way
 	driver, ret := lib.SystemGetDriverVersion()
 	if ret != nvml.SUCCESS {
 		driver = ""
