@@ -231,20 +231,20 @@ func TestManagerKilledAtEveryWritePoint(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
 			defer cancel()
 			go traffic(ctx, n)
+			dying, died := context.WithCancel(ctx)
+			manager := f.Manager
+			go func() {
+				<-manager.Done()
+				died()
+			}()
 			// Errors are what a dying manager gives; what must hold is checked after its restart.
-			invited := f.Invite(ctx, joiner) == nil
+			invited := f.Invite(dying, joiner) == nil
 			if invited {
 				must(t, f.StartAgent(joiner))
 			}
-			_, _ = f.CLI.Quiet(ctx, "model", "push", dir)
-			_ = f.Apply(ctx, "rollout-"+version, rolloutAt("plain", version, "deira"))
-			for ctx.Err() == nil && f.Manager.Running() {
-				select {
-				case <-ctx.Done():
-				case <-f.Manager.Done():
-				case <-time.After(100 * time.Millisecond):
-				}
-			}
+			_, _ = f.CLI.Quiet(dying, "model", "push", dir)
+			_ = f.Apply(dying, "rollout-"+version, rolloutAt("plain", version, "deira"))
+			<-dying.Done() // dead, or never passed in all that time
 			if f.Manager.Running() {
 				t.Errorf("the manager never passed %s", point)
 			} else {
