@@ -35,7 +35,7 @@ faults: binaries onnxruntime bundle
 	DHOW_FAULTS=long $(GO) test -timeout 60m -count=1 ./test/e2e/...
 
 bench: onnxruntime bundle
-	$(GO) run ./test/bench
+	$(GO) run ./test/bench $(BENCH)
 
 conformance:
 	test/conformance/oci/run
