@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -231,4 +233,23 @@ func TestSuspicionIsSettledByTCP(t *testing.T) {
 		}
 		c.Close()
 	}
+}
+
+// TestRefusalEndsTheRaceSoon: where TCP is refused the machine is up and no manager listens, so a QUIC attempt that hears
+// nothing is not waited for until its own timeout.
+func TestRefusalEndsTheRaceSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var wg sync.WaitGroup
+		begin := time.Now()
+		_, err := race(t.Context(), []attempt{
+			{dial: func(ctx context.Context) (*link, error) { <-ctx.Done(); return nil, ctx.Err() }},
+			{after: 250 * time.Millisecond, dial: func(context.Context) (*link, error) {
+				return nil, fmt.Errorf("over TCP: %w", syscall.ECONNREFUSED)
+			}},
+		}, wg.Go)
+		if took := time.Since(begin); !errors.Is(err, syscall.ECONNREFUSED) || took != 1250*time.Millisecond {
+			t.Errorf("%v after %v, want the refusal after 1.25 s", err, took)
+		}
+		wg.Wait()
+	})
 }

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -44,8 +45,16 @@ func race(ctx context.Context, attempts []attempt, spawn func(func())) (*link, e
 	}
 	results := make(chan result, len(attempts))
 	var errs []error
+	var refused <-chan time.Time
 	started, running := 0, 0
 	begin := time.Now()
+	closeLate := func() {
+		for range running {
+			if late := <-results; late.link != nil {
+				late.link.close()
+			}
+		}
+	}
 	for {
 		var start <-chan time.Time
 		if started < len(attempts) {
@@ -69,16 +78,17 @@ func race(ctx context.Context, attempts []attempt, spawn func(func())) (*link, e
 			running--
 			if r.err != nil {
 				errs = append(errs, r.err)
+				if errors.Is(r.err, syscall.ECONNREFUSED) {
+					// The machine answers and nobody listens there: QUIC gets as long again to prove the contrary.
+					refused = time.After(max(time.Second, time.Since(begin)))
+				}
 				continue
 			}
-			spawn(func() {
-				for range running {
-					if late := <-results; late.link != nil {
-						late.link.close()
-					}
-				}
-			})
+			spawn(closeLate)
 			return r.link, nil
+		case <-refused:
+			spawn(closeLate)
+			return nil, errors.Join(errs...)
 		case <-start:
 		}
 	}
