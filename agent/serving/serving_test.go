@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -262,7 +262,7 @@ func TestNoRequestFailsWhileModelsAreSwapped(t *testing.T) {
 		})
 	}
 	old := []*fake{runner}
-	for i := 1; i <= 300; i++ {
+	for i := 1; i <= 60; i++ {
 		next := newFake(fmt.Sprint(i))
 		// A swap that no request sees proves nothing: the loads may not have been scheduled yet.
 		for seen := answered.Load(); answered.Load() == seen && !t.Failed(); {
@@ -290,7 +290,7 @@ func TestNoRequestFailsWhileModelsAreSwapped(t *testing.T) {
 			t.Errorf("%s was never closed", f.name)
 		}
 	}
-	if answered.Load() < 300 {
+	if answered.Load() < 60 {
 		t.Errorf("only %d requests", answered.Load())
 	}
 }
