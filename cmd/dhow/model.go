@@ -120,8 +120,14 @@ func (a *app) push(ctx context.Context, c *client.Client, p *prepared, output st
 	if err != nil {
 		return explainPush(c, err)
 	}
+	manifest := ocispec.Descriptor{MediaType: bundle.MediaTypeManifest, ArtifactType: bundle.ArtifactType, Digest: p.digest(), Size: int64(len(p.manifest))}
 	switch there {
 	case p.digest():
+		// The registry has it all. Its tag is set once more, which records the version again where its Model was deleted
+		// or the manager died between the two.
+		if err := repository.PushReference(ctx, manifest, bytes.NewReader(p.manifest), spec.Version); err != nil {
+			return explainPush(c, err)
+		}
 		return a.pushed(p, "was already published", output)
 	case "":
 	default:
@@ -138,7 +144,6 @@ func (a *app) push(ctx context.Context, c *client.Client, p *prepared, output st
 	if err := pushBlob(ctx, repository, "", digest.FromBytes(p.config), int64(len(p.config)), config, progress); err != nil {
 		return explainPush(c, err)
 	}
-	manifest := ocispec.Descriptor{MediaType: bundle.MediaTypeManifest, ArtifactType: bundle.ArtifactType, Digest: p.digest(), Size: int64(len(p.manifest))}
 	if err := repository.PushReference(ctx, manifest, bytes.NewReader(p.manifest), spec.Version); err != nil {
 		return explainPush(c, err)
 	}

@@ -222,3 +222,20 @@ func TestAFullDiskStopsNothing(t *testing.T) {
 	}))
 	settle(t, f, n, "1")
 }
+
+// TestADeletedModelIsPublishedAgain: the registry still has the bundle when its Model is gone, and a push brings the
+// version back.
+func TestADeletedModelIsPublishedAgain(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	dir := plainBundle(t, "1")
+	for _, args := range [][]string{{"model", "push", dir}, {"delete", "model", "plain"}, {"model", "push", dir}} {
+		_, err := f.CLI.Run(t.Context(), args...)
+		must(t, err)
+	}
+	out, err := f.CLI.Quiet(t.Context(), "get", "model", "plain", "-o", "yaml")
+	must(t, err)
+	if !strings.Contains(out, "manifestDigest: sha256:") {
+		t.Errorf("the version is not there again:\n%s", out)
+	}
+}
