@@ -395,7 +395,8 @@ func TestInviteApproveRevoke(t *testing.T) {
 	}
 	c.fails(exitFailed, "cannot delete site deira: it is used by 1 node (deira-1)", "delete", "site", "deira")
 	c.fails(exitFailed, "revoke it first with dhow node revoke deira-1", "delete", "node", "deira-1")
-	c.ok("node", "revoke", node, "--reason", "stolen")
+	// A name that is wrong does not keep the others from being revoked.
+	c.fails(exitFailed, "nope", "node", "revoke", "nope", node, "--reason", "stolen")
 	contains(t, c.ok("describe", "node", node), "State:          Revoked\n", "Note:           revoked: stolen\n")
 	c.fails(exitFailed, "revoked for good", "node", "approve", node)
 	if got := c.ok("delete", "node", node); got != "node/deira-1 deleted\n" {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -27,21 +28,16 @@ func (a *app) newDelete() *cobra.Command {
 			if len(q.names) == 0 {
 				return usagef("dhow delete: NAME is missing; usage: %s", cmd.UseLine())
 			}
-			return a.withClient(func(c *client.Client) error {
-				for _, name := range q.names {
-					ctx, cancel := a.call(cmd.Context())
-					_, err := c.Delete(ctx, connect.NewRequest(&fleetv1.DeleteRequest{Kind: q.kind.Name, Name: name}))
-					cancel()
-					var rpc *connect.Error
-					if ignoreMissing && errors.As(err, &rpc) && rpc.Code() == connect.CodeNotFound {
-						continue
-					}
-					if err != nil {
-						return c.Explain(err)
-					}
+			return a.each(cmd.Context(), q.names, func(ctx context.Context, c *client.Client, name string) error {
+				_, err := c.Delete(ctx, connect.NewRequest(&fleetv1.DeleteRequest{Kind: q.kind.Name, Name: name}))
+				var rpc *connect.Error
+				if ignoreMissing && errors.As(err, &rpc) && rpc.Code() == connect.CodeNotFound {
+					return nil
+				}
+				if err == nil {
 					fmt.Fprintf(a.out, "%s deleted\n", ref(q.kind.Name, name))
 				}
-				return nil
+				return err
 			})
 		},
 	}

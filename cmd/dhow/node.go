@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -124,16 +125,28 @@ to its branch; to come back it is invited anew.`,
 }
 
 func (a *app) eachNode(ctx context.Context, names []string, done string, do func(context.Context, *client.Client, string) error) error {
+	return a.each(ctx, names, func(ctx context.Context, c *client.Client, name string) error {
+		err := do(ctx, c, name)
+		if err == nil {
+			fmt.Fprintf(a.out, "node/%s %s\n", name, done)
+		}
+		return err
+	})
+}
+
+// each does something with every name and tells all that failed: one name that is wrong must not keep the others, say
+// stolen machines, from what is to be done with them.
+func (a *app) each(ctx context.Context, names []string, do func(context.Context, *client.Client, string) error) error {
 	return a.withClient(func(c *client.Client) error {
+		var failed []error
 		for _, name := range names {
 			ctx, cancel := a.call(ctx)
 			err := do(ctx, c, name)
 			cancel()
 			if err != nil {
-				return c.Explain(err)
+				failed = append(failed, c.Explain(err))
 			}
-			fmt.Fprintf(a.out, "node/%s %s\n", name, done)
 		}
-		return nil
+		return errors.Join(failed...)
 	})
 }

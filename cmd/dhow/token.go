@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strconv"
 
@@ -90,17 +91,12 @@ func (a *app) newTokenRevoke() *cobra.Command {
 		Short: "Make join tokens useless; nodes that enrolled with them stay",
 		Args:  wantArgs(true, "ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withClient(func(c *client.Client) error {
-				for _, id := range args {
-					ctx, cancel := a.call(cmd.Context())
-					_, err := c.RevokeJoinToken(ctx, connect.NewRequest(&fleetv1.RevokeJoinTokenRequest{Id: id}))
-					cancel()
-					if err != nil {
-						return c.Explain(err)
-					}
+			return a.each(cmd.Context(), args, func(ctx context.Context, c *client.Client, id string) error {
+				_, err := c.RevokeJoinToken(ctx, connect.NewRequest(&fleetv1.RevokeJoinTokenRequest{Id: id}))
+				if err == nil {
 					fmt.Fprintf(a.out, "token %s revoked\n", id)
 				}
-				return nil
+				return err
 			})
 		},
 	}

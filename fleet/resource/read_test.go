@@ -79,6 +79,7 @@ func TestRefusesWithPlaceAndRemedy(t *testing.T) {
 		"no kind":              {"metadata: {name: a}\n", `line 1: kind: missing`},
 		"node":                 {"kind: Node\nmetadata: {name: a}\n", `a Node is reported by its agent and cannot be applied`},
 		"number for text":      {strings.Replace(rollout, `"1"`, "1.10", 1), `line 5: spec.version: want text, this is the number 1.10: write "1.10"`},
+		"number for a share":   {rollout + "      traffic: 50\n", `want a share, this is the number 50: write it in per cent, such as 50%`},
 		"truth for text":       {strings.Replace(rollout, "fashion", "yes", 1), ``}, // YAML 1.2: text
 		"true for text":        {strings.Replace(rollout, "fashion", "true", 1), `the truth value true: write "true"`},
 		"text for number":      {rollout + "  retry: often\n", `spec.retry: want a whole number that is not negative, this is the text "often"`},

@@ -3,6 +3,7 @@ package resource
 import (
 	"fmt"
 	"strconv"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -27,6 +28,9 @@ func parseScalar(n *yaml.Node, field protoreflect.FieldDescriptor) (v protorefle
 	mismatch := func() error { return fmt.Errorf("want %s, this is %s", wanted(field), describe(n)) }
 	switch field.Kind() {
 	case protoreflect.StringKind:
+		if n.Tag == "!!int" && field.Name() == "traffic" {
+			return v, fmt.Errorf("want a share, this is %s: write it in per cent, such as %s%%", describe(n), strings.TrimPrefix(clip(n.Value), "-"))
+		}
 		if n.Tag != "!!str" {
 			return v, fmt.Errorf("want text, this is %s: write %q", describe(n), clip(n.Value))
 		}
