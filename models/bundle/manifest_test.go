@@ -106,6 +106,13 @@ func TestFilesComeBack(t *testing.T) {
 			p := "extra/" + strings.Join(rapid.SliceOfN(element, 1, 3).Draw(t, "path"), "/")
 			m[p] = &fstest.MapFile{Data: rapid.SliceOfN(rapid.Byte(), 0, 64).Draw(t, "data"), Mode: 0o644}
 		}
+		for file := range m {
+			for other := range m {
+				if strings.HasPrefix(other, file+"/") {
+					t.Skip("no folder holds a file and a folder of one name")
+				}
+			}
+		}
 		if _, err := Load(m); err != nil {
 			if !strings.Contains(err.Error(), "collide") {
 				t.Fatal(err)
