@@ -118,7 +118,7 @@ var rules = []struct {
 func (s *Service) Routes() []access.Route {
 	_, handler := fleetv1connect.NewFleetServiceHandler(s,
 		connect.WithReadMaxBytes(maxRequestBytes), connect.WithSendMaxBytes(MaxResponseBytes),
-		connect.WithInterceptors(deadline{}), connect.WithRecover(s.recovered))
+		connect.WithInterceptors(deadline), connect.WithRecover(s.recovered))
 	routes := make([]access.Route, len(rules))
 	for i, r := range rules {
 		routes[i] = access.Route{Pattern: http.MethodPost + " " + r.procedure, Rule: r.rule, Handler: handler}
@@ -131,24 +131,14 @@ func (s *Service) recovered(_ context.Context, spec connect.Spec, _ http.Header,
 	return errInside
 }
 
-// deadline bounds every call that is not a stream.
-type deadline struct{}
-
-func (deadline) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
+// deadline bounds the time of calls that are not streams.
+var deadline = connect.UnaryInterceptorFunc(func(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
 		ctx, cancel := context.WithTimeout(ctx, callTimeout)
 		defer cancel()
 		return next(ctx, req)
 	}
-}
-
-func (deadline) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
-	return next
-}
-
-func (deadline) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
-	return next
-}
+})
 
 // GetServerInfo says what this manager is.
 func (s *Service) GetServerInfo(context.Context, *connect.Request[fleetv1.GetServerInfoRequest]) (*connect.Response[fleetv1.GetServerInfoResponse], error) {

@@ -105,7 +105,7 @@ func New(c Config) *Service {
 
 // SyncHandler returns the handler of SyncService under its path. It must be reached by nodes only.
 func (s *Service) SyncHandler() (path string, h http.Handler) {
-	path, inner := syncv1connect.NewSyncServiceHandler(s, connect.WithReadMaxBytes(maxMessageBytes), connect.WithInterceptors(deadline{}))
+	path, inner := syncv1connect.NewSyncServiceHandler(s, connect.WithReadMaxBytes(maxMessageBytes), connect.WithInterceptors(deadline))
 	return path, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		inner.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), spokenKey{}, transport.ProtocolOf(r))))
 	})
@@ -113,7 +113,7 @@ func (s *Service) SyncHandler() (path string, h http.Handler) {
 
 // EnrolmentHandler returns the handler of EnrolmentService under its path.
 func (s *Service) EnrolmentHandler() (path string, h http.Handler) {
-	return syncv1connect.NewEnrolmentServiceHandler(s, connect.WithReadMaxBytes(maxEnrolBytes), connect.WithInterceptors(deadline{}))
+	return syncv1connect.NewEnrolmentServiceHandler(s, connect.WithReadMaxBytes(maxEnrolBytes), connect.WithInterceptors(deadline))
 }
 
 // Wake has the watches of these nodes look at the store again. It never blocks.
@@ -220,20 +220,10 @@ func spoken(ctx context.Context) string {
 }
 
 // deadline bounds the time of calls that are not streams.
-type deadline struct{}
-
-func (deadline) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
+var deadline = connect.UnaryInterceptorFunc(func(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
 		ctx, cancel := context.WithTimeout(ctx, callTimeout)
 		defer cancel()
 		return next(ctx, req)
 	}
-}
-
-func (deadline) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
-	return next
-}
-
-func (deadline) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
-	return next
-}
+})
