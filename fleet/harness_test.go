@@ -27,6 +27,7 @@ import (
 	fleetv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/fleet/v1"
 	syncv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/sync/v1"
 	"github.com/dhowfleet/dhow/protocol/identity"
+	"github.com/dhowfleet/dhow/protocol/nodekey"
 	"github.com/dhowfleet/dhow/protocol/syncclient"
 	"github.com/dhowfleet/dhow/protocol/transport"
 	"github.com/dhowfleet/dhow/protocol/version"
@@ -162,11 +163,11 @@ func (h *harness) invite() string {
 
 func (h *harness) enrol(token, name string) (*node, error) {
 	h.t.Helper()
-	key, err := transport.NewKey()
+	key, err := nodekey.New()
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	csr, err := transport.CertificateRequest(key)
+	csr, err := nodekey.Request(key)
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -194,7 +195,7 @@ func (n *node) connect() {
 	}
 	n.transport = transport.NewClient(transport.ClientConfig{Address: n.h.manager.Addr(), ServerName: identity.NodeServerName, DisableQUIC: n.h.config.DisableQUIC, Now: n.h.clock,
 		Roots:       func() *x509.CertPool { return roots },
-		Certificate: func() (*tls.Certificate, error) { return transport.Certificate(n.key, n.id.GetCertificateChain()) }})
+		Certificate: func() (*tls.Certificate, error) { return nodekey.Certificate(n.key, n.id.GetCertificateChain()) }})
 	n.h.t.Cleanup(n.transport.Close)
 	n.http = n.transport.HTTPClient()
 	n.Client = syncclient.New(n.http, "https://"+identity.NodeServerName)

@@ -19,8 +19,8 @@ import (
 	fleetv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/fleet/v1"
 	syncv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/sync/v1"
 	"github.com/dhowfleet/dhow/protocol/identity"
+	"github.com/dhowfleet/dhow/protocol/nodekey"
 	"github.com/dhowfleet/dhow/protocol/syncclient"
-	"github.com/dhowfleet/dhow/protocol/transport"
 )
 
 // outbox is a node's, in memory.
@@ -235,7 +235,7 @@ func TestExpiredNodeRenewsAndGoesOn(t *testing.T) {
 	if err := n.Report(t.Context(), &syncv1.ReportRequest{}); syncclient.ClassOf(err) != syncclient.Unauthorised {
 		t.Fatalf("an expired node reports: %v", err)
 	}
-	csr, err := transport.CertificateRequest(n.key)
+	csr, err := nodekey.Request(n.key)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,7 +16,7 @@ import (
 
 	syncv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/sync/v1"
 	"github.com/dhowfleet/dhow/protocol/identity"
-	"github.com/dhowfleet/dhow/protocol/transport"
+	"github.com/dhowfleet/dhow/protocol/nodekey"
 	"github.com/dhowfleet/dhow/test/failpoint"
 )
 
@@ -77,7 +77,7 @@ func OpenCredentials(dir string) (*Credentials, error) {
 func (c *Credentials) openKey() (*ecdsa.PrivateKey, error) {
 	blocks, err := c.read(keyFile)
 	if err == nil {
-		key, err := transport.ParseKey(blocks[0])
+		key, err := nodekey.Parse(blocks[0])
 		if err != nil {
 			return nil, fmt.Errorf("cannot read %s: %w", filepath.Join(c.dir, keyFile), err)
 		}
@@ -86,11 +86,11 @@ func (c *Credentials) openKey() (*ecdsa.PrivateKey, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	key, err := transport.NewKey()
+	key, err := nodekey.New()
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a key: %w", err)
 	}
-	der, err := transport.EncodeKey(key)
+	der, err := nodekey.Encode(key)
 	if err != nil {
 		return nil, fmt.Errorf("cannot make a key: %w", err)
 	}
@@ -143,7 +143,7 @@ func (c *Credentials) Validity() (from, to time.Time) {
 }
 
 // Request returns a certificate request for the node's key.
-func (c *Credentials) Request() ([]byte, error) { return transport.CertificateRequest(c.key) }
+func (c *Credentials) Request() ([]byte, error) { return nodekey.Request(c.key) }
 
 // Take makes an identity that the manager gave the node's own, durably. With a pin, one of its roots must have it.
 func (c *Credentials) Take(id *syncv1.Identity, pin *[32]byte) error {
@@ -181,7 +181,7 @@ func (c *Credentials) Take(id *syncv1.Identity, pin *[32]byte) error {
 // use checks that chain and roots belong together and to the key, at the time when the certificate began: this
 // machine's clock may not be set yet.
 func (c *Credentials) use(chain, roots [][]byte) error {
-	cert, err := transport.Certificate(c.key, chain)
+	cert, err := nodekey.Certificate(c.key, chain)
 	if err != nil {
 		return err
 	}

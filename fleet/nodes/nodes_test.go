@@ -15,7 +15,7 @@ import (
 	fleetv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/fleet/v1"
 	syncv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/sync/v1"
 	"github.com/dhowfleet/dhow/protocol/identity"
-	"github.com/dhowfleet/dhow/protocol/transport"
+	"github.com/dhowfleet/dhow/protocol/nodekey"
 	"github.com/dhowfleet/dhow/protocol/version"
 )
 
@@ -60,11 +60,11 @@ func (h *harness) token(t *testing.T, spec store.JoinTokenSpec) string {
 
 func request(t *testing.T) []byte {
 	t.Helper()
-	key, err := transport.NewKey()
+	key, err := nodekey.New()
 	if err != nil {
 		t.Fatal(err)
 	}
-	csr, err := transport.CertificateRequest(key)
+	csr, err := nodekey.Request(key)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/dhowfleet/dhow/protocol/backoff"
 	syncv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/sync/v1"
+	"github.com/dhowfleet/dhow/protocol/transport"
 	"github.com/dhowfleet/dhow/protocol/version"
 )
 
@@ -85,7 +86,7 @@ func (w *Watcher) stream(ctx context.Context) error {
 	if have := w.Current(); have != nil {
 		req.Generation, req.Digest = have.GetGeneration(), have.GetDigest()
 	}
-	stream, err := w.Client.sync.Watch(ctx, connect.NewRequest(req))
+	stream, err := w.Client.sync.Watch(transport.WithLongSilence(ctx), connect.NewRequest(req))
 	if err != nil {
 		return watchError(ctx, err)
 	}

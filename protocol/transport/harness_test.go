@@ -12,6 +12,7 @@ import (
 
 	"github.com/dhowfleet/dhow/fleet/authority"
 	"github.com/dhowfleet/dhow/protocol/identity"
+	"github.com/dhowfleet/dhow/protocol/nodekey"
 )
 
 const domain = "fleet.example"
@@ -77,11 +78,11 @@ func testLogger(t *testing.T) *slog.Logger {
 // nodeCertificate signs a certificate for n.
 func nodeCertificate(t *testing.T, a *authority.Authority, n identity.Node) *tls.Certificate {
 	t.Helper()
-	key, err := NewKey()
+	key, err := nodekey.New()
 	if err != nil {
 		t.Fatal(err)
 	}
-	csr, err := CertificateRequest(key)
+	csr, err := nodekey.Request(key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +90,7 @@ func nodeCertificate(t *testing.T, a *authority.Authority, n identity.Node) *tls
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, err := Certificate(key, chain)
+	cert, err := nodekey.Certificate(key, chain)
 	if err != nil {
 		t.Fatal(err)
 	}

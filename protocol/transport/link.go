@@ -130,7 +130,11 @@ type call struct {
 	uploaded atomic.Bool  // the whole request was taken
 	answered atomic.Bool  // the answer has begun, or never will
 	watchdog *time.Timer  // nil for TCP
-	poker    *time.Timer  // nil for TCP
+	over     atomic.Bool  // nobody waits any more
+
+	poker    *time.Timer   // nil for TCP
+	patience time.Duration // poke's own: the silence before the next one
+	pokedAt  int64         // and what moved was then
 }
 
 // roundTrip sends req and reports, in sent, whether anything of it may have reached the manager. The link is released
@@ -138,7 +142,7 @@ type call struct {
 func (l *link) roundTrip(req *http.Request) (resp *http.Response, sent bool, err error) {
 	var wrote atomic.Bool
 	ctx, cancel := context.WithCancelCause(req.Context())
-	k := &call{link: l, ctx: req.Context(), cancel: cancel, start: time.Now()}
+	k := &call{link: l, ctx: req.Context(), cancel: cancel, start: time.Now(), patience: pokeAfter}
 	out := req.WithContext(traceSent(ctx, &wrote))
 	if req.Body != nil && req.Body != http.NoBody {
 		out.Body = &requestBody{ReadCloser: req.Body, call: k}
@@ -155,7 +159,6 @@ func (l *link) roundTrip(req *http.Request) (resp *http.Response, sent bool, err
 	k.answered.Store(true)
 	if k.watchdog != nil {
 		k.watchdog.Stop()
-		k.poker.Stop()
 	}
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
@@ -179,6 +182,10 @@ func (k *call) silence() time.Duration {
 
 func (k *call) end() {
 	k.once.Do(func() {
+		k.over.Store(true)
+		if k.poker != nil {
+			k.poker.Stop()
+		}
 		k.cancel(nil)
 		k.link.release()
 	})

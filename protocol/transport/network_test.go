@@ -274,6 +274,40 @@ func TestAWaitingRequestLearnsOfARestart(t *testing.T) {
 	}
 }
 
+// TestARestartAtAnyPacket kills the manager between any two packets of a connection with a request that is never
+// answered, and with one whose answer breaks off: the client must not wait for the idle timeout wherever that is.
+func TestARestartAtAnyPacket(t *testing.T) {
+	t.Parallel()
+	a := newAuthority(t, domain, time.Now)
+	key, err := a.DeriveKey("quic reset")
+	if err != nil {
+		t.Fatal(err)
+	}
+	withKey := func(cfg *ServerConfig) { cfg.ResetKey = key }
+	second := serveWith(t, a, hello, withKey)
+	var wg sync.WaitGroup
+	for n := range 14 {
+		for _, answer := range []string{"", "the beginning"} {
+			first := serveWith(t, a, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if _, err := io.WriteString(w, answer); answer != "" && err == nil {
+					_ = http.NewResponseController(w).Flush()
+				}
+				<-r.Context().Done()
+			}), withKey)
+			p := weather(t, first, transporttest.Weather{TCP: transporttest.Link{Refuse: true}})
+			p.SetTargetAfter(n, second.server.Addr())
+			c := first.node(t, func(cfg *ClientConfig) { cfg.Address = p.Address() })
+			wg.Go(func() {
+				ctx := within(t, 30*time.Second)
+				if _, _, err := getWith(ctx, c, "/"); ctx.Err() != nil {
+					t.Errorf("after packet %d, with %q for an answer, the request ended with %v", n, answer, err)
+				}
+			})
+		}
+	}
+	wg.Wait()
+}
+
 func TestRouterForgetsTheFlow(t *testing.T) {
 	t.Parallel()
 	f := serve(t, newShop(), nil)

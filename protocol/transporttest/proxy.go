@@ -86,6 +86,8 @@ type Proxy struct {
 	flows   map[string]*flow
 	streams map[*stream]struct{}
 	stats   Stats
+	passing int // until next takes the place of target
+	next    string
 	closed  bool
 }
 
@@ -141,6 +143,14 @@ func (p *Proxy) SetTarget(target string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.target = target
+}
+
+// SetTargetAfter lets n more UDP packets pass, in either direction, and then does as SetTarget and Rebind do at once: to
+// the client it is as if the server had been killed between two packets and had come back.
+func (p *Proxy) SetTargetAfter(n int, target string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.passing, p.next = n, target
 }
 
 // Rebind makes the server see every UDP client at a new port, as a router does that forgot its flows.

@@ -86,6 +86,15 @@ func (p *Proxy) flow(client netip.AddrPort) *flow {
 // pass puts a packet into a queue, as the weather wants.
 func (p *Proxy) pass(q *queue, b []byte, up bool) {
 	p.mu.Lock()
+	if p.next != "" {
+		if p.passing == 0 {
+			p.target, p.next = p.next, ""
+			p.mu.Unlock()
+			p.Rebind()
+			return
+		}
+		p.passing--
+	}
 	path := p.weather.UDP.Down
 	if up {
 		path = p.weather.UDP.Up
