@@ -343,6 +343,20 @@ func TestTotals(t *testing.T) {
 		t.Errorf("%v, %v", &totals, err)
 	}
 	c.fails(exitUsage, `not by "tier"`, "totals", "-l", "tier=gold")
+
+	// What was counted outlives the node, and is not another's of the same name.
+	c.ok("node", "revoke", "deira-1")
+	c.ok("delete", "node", "deira-1")
+	contains(t, c.ok("totals"), "deira-1 (deleted)   ae-dubai   deira   fashion   1         baseline   100", "\n100 requests, 1 error\n")
+	secret, info, err := c.m.Store.CreateJoinToken(t.Context(), store.JoinTokenSpec{Region: "ae-dubai", Site: "deira", ExpiresAt: time.Now().Add(time.Hour)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.m.Store.UseJoinToken(t.Context(), store.Enrolment{TokenID: info.GetId(), Secret: secret, Name: "deira-1", ID: "n-second", Protocol: 1, Now: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	contains(t, c.ok("describe", "node", "deira-1"), "none delivered yet")
+	contains(t, c.ok("totals", "-l", "node=deira-1"), "deira-1 (deleted)")
 }
 
 func TestQuantilesOfHistograms(t *testing.T) {

@@ -50,6 +50,8 @@ func (a *app) describeNode(ctx context.Context, c *client.Client, d *description
 	if err != nil {
 		return err
 	}
+	// Of a deleted node that had this name before.
+	totals = slices.DeleteFunc(totals, (*fleetv1.NodeTotals).GetNodeDeleted)
 	d.section("Requests since it joined")
 	if len(totals) == 0 {
 		d.note("none delivered yet")

@@ -24,7 +24,7 @@ func (a *app) newTotals() *cobra.Command {
 		Use:   "totals",
 		Short: "Show the requests that nodes answered, as delivered to the manager",
 		Long: `Show the requests that nodes answered, by node, model, version and role, as delivered to the manager. Each request is
-counted once, however often the line broke. -l takes region=, site=, node= and model=.
+counted once, however often the line broke, and stays counted when its node is deleted. -l takes region=, site=, node= and model=.
 Percentiles come from histograms whose bins are 9 % wide.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -86,7 +86,11 @@ func (a *app) runTotals(ctx context.Context, c *client.Client, req *fleetv1.GetT
 	t := newTable(a.out, append([]string{"NODE", "REGION", "SITE"}, totalsHeader(wide)...)...)
 	var sum, errors uint64
 	for _, n := range totals {
-		t.row(append([]string{n.GetNode(), n.GetRegion(), n.GetSite()}, totalsCells(n, wide)...)...)
+		node := n.GetNode()
+		if n.GetNodeDeleted() {
+			node += " (deleted)"
+		}
+		t.row(append([]string{node, n.GetRegion(), n.GetSite()}, totalsCells(n, wide)...)...)
 		sum += n.GetTotals().GetRequests()
 		errors += n.GetTotals().GetErrors()
 	}

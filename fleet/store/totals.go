@@ -40,11 +40,12 @@ func (s *Store) Deliver(ctx context.Context, nodeID string, aggregates []*syncv1
 	}
 	err = s.write(ctx, func(tx *sql.Tx) error {
 		rejected = 0
-		if _, err := getNode(ctx, tx, "id", nodeID); err != nil {
+		n, err := getNode(ctx, tx, "id", nodeID)
+		if err != nil {
 			return err
 		}
 		var mark counter
-		err := tx.QueryRowContext(ctx, `SELECT sequence FROM deliveries WHERE node_id = $1`, nodeID).Scan(&mark)
+		err = tx.QueryRowContext(ctx, `SELECT sequence FROM deliveries WHERE node_id = $1`, nodeID).Scan(&mark)
 		if err != nil && !errors.Is(err, sql.ErrNoRows) {
 			return err
 		}
@@ -72,9 +73,9 @@ func (s *Store) Deliver(ctx context.Context, nodeID string, aggregates []*syncv1
 			return err
 		}
 		rejected += left
-		_, err = tx.ExecContext(ctx, `INSERT INTO deliveries (node_id, sequence, rejected) VALUES ($1, $2, $3)
+		_, err = tx.ExecContext(ctx, `INSERT INTO deliveries (node_id, node, region, site, sequence, rejected) VALUES ($1, $2, $3, $4, $5, $6)
 			ON CONFLICT (node_id) DO UPDATE SET sequence = excluded.sequence, rejected = deliveries.rejected + excluded.rejected`,
-			nodeID, int64(acknowledged), rejected)
+			nodeID, n.Name, n.Region, n.Site, int64(acknowledged), rejected)
 		failpoint.Here("store/deliver")
 		return err
 	})
@@ -179,11 +180,13 @@ func saveTotals(ctx context.Context, tx *sql.Tx, nodeID string, sums map[totalsK
 // TotalsFilter chooses totals; an empty field matches all.
 type TotalsFilter struct{ Model, Region, Site, Node string }
 
-// Totals returns what was delivered, by node, model, version and role.
+// Totals returns what was delivered, by node, model, version and role. Nodes that were deleted are among them, after one
+// that has their name now.
 func (s *Store) Totals(ctx context.Context, f TotalsFilter) ([]*fleetv1.NodeTotals, error) {
-	rows, err := s.reader.QueryContext(ctx, `SELECT n.name, n.region, n.site, t.totals FROM totals t JOIN nodes n ON n.id = t.node_id
-		WHERE ($1 = '' OR t.model = $1) AND ($2 = '' OR n.region = $2) AND ($3 = '' OR n.site = $3) AND ($4 = '' OR n.name = $4)
-		ORDER BY n.name, t.model, t.version, t.role`, f.Model, f.Region, f.Site, f.Node)
+	rows, err := s.reader.QueryContext(ctx, `SELECT d.node, d.region, d.site, d.node_id, CASE WHEN n.id IS NULL THEN 1 ELSE 0 END AS deleted, t.totals
+		FROM totals t JOIN deliveries d ON d.node_id = t.node_id LEFT JOIN nodes n ON n.id = t.node_id
+		WHERE ($1 = '' OR t.model = $1) AND ($2 = '' OR d.region = $2) AND ($3 = '' OR d.site = $3) AND ($4 = '' OR d.node = $4)
+		ORDER BY d.node, deleted, d.node_id, t.model, t.version, t.role`, f.Model, f.Region, f.Site, f.Node)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read totals: %w", err)
 	}
@@ -192,7 +195,7 @@ func (s *Store) Totals(ctx context.Context, f TotalsFilter) ([]*fleetv1.NodeTota
 	for rows.Next() {
 		t := &fleetv1.NodeTotals{Totals: &syncv1.RequestTotals{}}
 		var body []byte
-		if err := rows.Scan(&t.Node, &t.Region, &t.Site, &body); err != nil {
+		if err := rows.Scan(&t.Node, &t.Region, &t.Site, &t.NodeId, &t.NodeDeleted, &body); err != nil {
 			return nil, fmt.Errorf("cannot read totals: %w", err)
 		}
 		if err := proto.Unmarshal(body, t.Totals); err != nil {

@@ -154,3 +154,47 @@ func TestTotalsFilter(t *testing.T) {
 		}
 	}
 }
+
+// TestTotalsOutliveTheirNode: the requests were answered, whatever becomes of the machine. A node that joins under the
+// same name afterwards counts for itself.
+func TestTotalsOutliveTheirNode(t *testing.T) {
+	s := open(t)
+	ctx := t.Context()
+	deliver := func(n *Node, requests uint64) {
+		t.Helper()
+		if acked, rejected, err := s.Deliver(ctx, n.ID, []*syncv1.Aggregate{aggregate(1, requests)}); err != nil || acked != 1 || rejected != 0 {
+			t.Fatalf("%s delivers: acknowledged %d, rejected %d (%v)", n.ID, acked, rejected, err)
+		}
+	}
+	old := enrol(t, s, "till", 1)[0]
+	deliver(old, 5)
+	if err := s.RevokeNode(ctx, "till", "stolen"); err != nil {
+		t.Fatal(err)
+	}
+	apply(t, s, Change{Delete: &Key{KindNode, "till"}})
+	next := enrol(t, s, "till", 1)[0]
+	if next.Name != "till" || next.ID == old.ID {
+		t.Fatalf("the second machine is %+v", next)
+	}
+	deliver(next, 7)
+	for _, f := range []TotalsFilter{{}, {Node: "till"}, {Region: "ae-dubai", Site: "deira"}, {Model: "fashion"}} {
+		got, err := s.Totals(ctx, f)
+		if err != nil || len(got) != 2 {
+			t.Fatalf("%+v finds %v (%v), want those of both machines", f, got, err)
+		}
+		for i, want := range []struct {
+			id       string
+			deleted  bool
+			requests uint64
+		}{{next.ID, false, 7}, {old.ID, true, 5}} {
+			g := got[i]
+			if g.GetNode() != "till" || g.GetRegion() != "ae-dubai" || g.GetSite() != "deira" || g.GetNodeId() != want.id ||
+				g.GetNodeDeleted() != want.deleted || g.GetTotals().GetRequests() != want.requests {
+				t.Errorf("%+v: entry %d is %v, want %+v", f, i, g, want)
+			}
+		}
+	}
+	if _, _, err := s.Deliver(ctx, old.ID, []*syncv1.Aggregate{aggregate(2, 1)}); !errors.Is(err, ErrNotFound) {
+		t.Errorf("a deleted node delivers: %v", err)
+	}
+}

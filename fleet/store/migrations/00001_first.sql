@@ -98,15 +98,20 @@ CREATE TABLE releases (
     PRIMARY KEY (rollout, sequence)
 );
 
--- deliveries is how far each node's aggregates are taken in; rejected counts those that made no sense.
+-- deliveries is how far each node's aggregates are taken in; rejected counts those that made no sense. Deliveries and
+-- totals stay when the node is deleted, since the requests were answered: hence its name and place stand here too, and
+-- its id may be that of no node.
 CREATE TABLE deliveries (
-    node_id  TEXT   NOT NULL PRIMARY KEY REFERENCES nodes (id) ON DELETE CASCADE,
+    node_id  TEXT   NOT NULL PRIMARY KEY,
+    node     TEXT   NOT NULL,
+    region   TEXT   NOT NULL,
+    site     TEXT   NOT NULL,
     sequence BIGINT NOT NULL,
     rejected BIGINT NOT NULL
 );
 
 CREATE TABLE totals (
-    node_id TEXT   NOT NULL REFERENCES nodes (id) ON DELETE CASCADE,
+    node_id TEXT   NOT NULL, -- as in deliveries
     model   TEXT   NOT NULL,
     version TEXT   NOT NULL,
     role    BIGINT NOT NULL,

@@ -2626,12 +2626,16 @@ func (x *GetTotalsResponse) GetTotals() []*NodeTotals {
 	return nil
 }
 
+// NodeTotals is what one node delivered of one model, version and role. It stays when the node is deleted.
 type NodeTotals struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
-	Region        string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
-	Site          string                 `protobuf:"bytes,3,opt,name=site,proto3" json:"site,omitempty"`
-	Totals        *v1.RequestTotals      `protobuf:"bytes,4,opt,name=totals,proto3" json:"totals,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Node   string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Region string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
+	Site   string                 `protobuf:"bytes,3,opt,name=site,proto3" json:"site,omitempty"`
+	Totals *v1.RequestTotals      `protobuf:"bytes,4,opt,name=totals,proto3" json:"totals,omitempty"`
+	// Tells nodes apart that had the same name, one after the other.
+	NodeId        string `protobuf:"bytes,5,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	NodeDeleted   bool   `protobuf:"varint,6,opt,name=node_deleted,json=nodeDeleted,proto3" json:"node_deleted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2692,6 +2696,20 @@ func (x *NodeTotals) GetTotals() *v1.RequestTotals {
 		return x.Totals
 	}
 	return nil
+}
+
+func (x *NodeTotals) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *NodeTotals) GetNodeDeleted() bool {
+	if x != nil {
+		return x.NodeDeleted
+	}
+	return false
 }
 
 type GetServerInfoRequest struct {
@@ -2987,13 +3005,15 @@ const file_dhow_fleet_v1_fleet_proto_rawDesc = "" +
 	"\x04site\x18\x03 \x01(\tR\x04site\x12\x12\n" +
 	"\x04node\x18\x04 \x01(\tR\x04node\"F\n" +
 	"\x11GetTotalsResponse\x121\n" +
-	"\x06totals\x18\x01 \x03(\v2\x19.dhow.fleet.v1.NodeTotalsR\x06totals\"\x81\x01\n" +
+	"\x06totals\x18\x01 \x03(\v2\x19.dhow.fleet.v1.NodeTotalsR\x06totals\"\xbd\x01\n" +
 	"\n" +
 	"NodeTotals\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x12\n" +
 	"\x04site\x18\x03 \x01(\tR\x04site\x123\n" +
-	"\x06totals\x18\x04 \x01(\v2\x1b.dhow.sync.v1.RequestTotalsR\x06totals\"\x16\n" +
+	"\x06totals\x18\x04 \x01(\v2\x1b.dhow.sync.v1.RequestTotalsR\x06totals\x12\x17\n" +
+	"\anode_id\x18\x05 \x01(\tR\x06nodeId\x12!\n" +
+	"\fnode_deleted\x18\x06 \x01(\bR\vnodeDeleted\"\x16\n" +
 	"\x14GetServerInfoRequest\"p\n" +
 	"\x15GetServerInfoResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x1a\n" +
