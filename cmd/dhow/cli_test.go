@@ -512,6 +512,17 @@ func TestWatchPrintsChangesUntilInterrupted(t *testing.T) {
 	c.fails(exitFailed, "the token is not known", "watch", "sites")
 }
 
+// TestTimeoutMustLeaveTime: a call that may take no time fails before it begins, and asking a model would wait for ever.
+func TestTimeoutMustLeaveTime(t *testing.T) {
+	c := &cli{t: t, env: map[string]string{"HOME": t.TempDir()}}
+	for _, value := range []string{"0", "0s", "-1ns", "-5m"} {
+		for _, command := range [][]string{{"get", "nodes"}, {"infer", "--model", "m", "photo.png"}, {"node", "approve", "x"}, {"version"}} {
+			c.fails(exitUsage, "--timeout must be above zero, such as 30s", append([]string{"--timeout=" + value}, command...)...)
+		}
+	}
+	c.ok("version", "--timeout", "1ns")
+}
+
 func TestVersionAndHelp(t *testing.T) {
 	c := &cli{t: t, env: map[string]string{}}
 	contains(t, c.ok("version"), "dhow dev (protocol ")

@@ -66,6 +66,12 @@ func newRoot(s streams, getenv func(string) string) *cobra.Command {
 	root.SetOut(s.out)
 	root.SetErr(s.err)
 	root.PersistentFlags().DurationVar(&a.timeout, "timeout", 30*time.Second, "how long one call to the manager may take")
+	root.PersistentPreRunE = func(*cobra.Command, []string) error {
+		if a.timeout <= 0 {
+			return usagef("--timeout must be above zero, such as 30s; it is %s", a.timeout)
+		}
+		return nil
+	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%v; see %s --help", err, cmd.CommandPath())
 	})
