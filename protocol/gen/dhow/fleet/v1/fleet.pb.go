@@ -919,7 +919,7 @@ type RolloutStage struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Name   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Select *StageSelector         `protobuf:"bytes,2,opt,name=select,proto3" json:"select,omitempty"`
-	// traffic is a share such as "10%"; empty: all.
+	// traffic is a share such as "10%"; empty: all. Where nothing else serves the model, the copy takes all.
 	Traffic       string `protobuf:"bytes,3,opt,name=traffic,proto3" json:"traffic,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1033,8 +1033,10 @@ type RolloutStatus struct {
 	// phase is "Pending", "Progressing", "Complete", "RollingBack", "RolledBack", "Held" or "Superseded".
 	Phase string `protobuf:"bytes,1,opt,name=phase,proto3" json:"phase,omitempty"`
 	// message says in a sentence how things stand and why.
-	Message            string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
-	Stage              uint32 `protobuf:"varint,3,opt,name=stage,proto3" json:"stage,omitempty"`
+	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	Stage   uint32 `protobuf:"varint,3,opt,name=stage,proto3" json:"stage,omitempty"`
+	// nodes counts the active nodes that the rollout governs, and those that came back to it when a newer one failed.
+	// Each is serving, failed or waiting. A rollout can be "Complete" with nodes that wait: they joined since.
 	Nodes              uint32 `protobuf:"varint,4,opt,name=nodes,proto3" json:"nodes,omitempty"`
 	Serving            uint32 `protobuf:"varint,5,opt,name=serving,proto3" json:"serving,omitempty"`
 	Failed             uint32 `protobuf:"varint,6,opt,name=failed,proto3" json:"failed,omitempty"`
@@ -1042,7 +1044,12 @@ type RolloutStatus struct {
 	ManifestDigest     string `protobuf:"bytes,8,opt,name=manifest_digest,json=manifestDigest,proto3" json:"manifest_digest,omitempty"`
 	ObservedGeneration uint64 `protobuf:"varint,9,opt,name=observed_generation,json=observedGeneration,proto3" json:"observed_generation,omitempty"`
 	// sequence orders rollouts of a model by when their spec was last changed.
-	Sequence      uint64 `protobuf:"varint,10,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	Sequence uint64 `protobuf:"varint,10,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// taking_all counts those nodes that are told to send all requests to its copy though the stage's traffic is less,
+	// since there is nothing else to serve there. The manager counts it at each look at the fleet, as all numbers here.
+	TakingAll uint32 `protobuf:"varint,11,opt,name=taking_all,json=takingAll,proto3" json:"taking_all,omitempty"`
+	// overtaken counts the active nodes that the rollout selects and a newer one governs; nodes does not count them.
+	Overtaken     uint32 `protobuf:"varint,12,opt,name=overtaken,proto3" json:"overtaken,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1143,6 +1150,20 @@ func (x *RolloutStatus) GetObservedGeneration() uint64 {
 func (x *RolloutStatus) GetSequence() uint64 {
 	if x != nil {
 		return x.Sequence
+	}
+	return 0
+}
+
+func (x *RolloutStatus) GetTakingAll() uint32 {
+	if x != nil {
+		return x.TakingAll
+	}
+	return 0
+}
+
+func (x *RolloutStatus) GetOvertaken() uint32 {
+	if x != nil {
+		return x.Overtaken
 	}
 	return 0
 }
@@ -2889,7 +2910,7 @@ const file_dhow_fleet_v1_fleet_proto_rawDesc = "" +
 	"\atraffic\x18\x03 \x01(\tR\atraffic\";\n" +
 	"\rStageSelector\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x12\n" +
-	"\x04site\x18\x02 \x01(\tR\x04site\"\xad\x02\n" +
+	"\x04site\x18\x02 \x01(\tR\x04site\"\xea\x02\n" +
 	"\rRolloutStatus\x12\x14\n" +
 	"\x05phase\x18\x01 \x01(\tR\x05phase\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x14\n" +
@@ -2901,7 +2922,10 @@ const file_dhow_fleet_v1_fleet_proto_rawDesc = "" +
 	"\x0fmanifest_digest\x18\b \x01(\tR\x0emanifestDigest\x12/\n" +
 	"\x13observed_generation\x18\t \x01(\x04R\x12observedGeneration\x12\x1a\n" +
 	"\bsequence\x18\n" +
-	" \x01(\x04R\bsequence\"f\n" +
+	" \x01(\x04R\bsequence\x12\x1d\n" +
+	"\n" +
+	"taking_all\x18\v \x01(\rR\ttakingAll\x12\x1c\n" +
+	"\tovertaken\x18\f \x01(\rR\tovertaken\"f\n" +
 	"\x04Node\x12+\n" +
 	"\x04spec\x18\x01 \x01(\v2\x17.dhow.fleet.v1.NodeSpecR\x04spec\x121\n" +
 	"\x06status\x18\x02 \x01(\v2\x19.dhow.fleet.v1.NodeStatusR\x06status\"\n" +
