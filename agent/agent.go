@@ -50,6 +50,9 @@ const (
 	trimAfter      = 15 * time.Second // after the start, what it took is given back
 )
 
+// identityFolder is the part of the data folder that holds the node's key and certificate.
+const identityFolder = "identity"
+
 // ErrTokenRefused is wrapped by Run's error when the node cannot enrol and has nothing to serve: starting it again
 // changes nothing before it is given another token.
 var ErrTokenRefused = uplink.ErrTokenRefused
@@ -156,7 +159,7 @@ func New(ctx context.Context, c config.Config, d Deps) (_ *Agent, err error) {
 
 // credentials opens the node's identity. A damaged one must not keep a node from serving that has something to serve.
 func (a *Agent) credentials(ctx context.Context) (*uplink.Credentials, error) {
-	c, err := uplink.OpenCredentials(filepath.Join(a.config.Data, "identity"))
+	c, err := uplink.OpenCredentials(filepath.Join(a.config.Data, identityFolder))
 	if err == nil {
 		return c, nil
 	}
@@ -212,6 +215,9 @@ func (a *Agent) newUplink(ctx context.Context, credentials *uplink.Credentials) 
 			return nil, err
 		}
 		c.Token = token
+	} else if credentials.Enrolled() && a.config.HasToken() {
+		a.log.Info("this node is enrolled already, and the join token is not used; to enrol it anew, stop the agent and remove the folder of its identity",
+			"node", credentials.Node().ID, "name", credentials.Name(), "folder", filepath.Join(a.config.Data, identityFolder))
 	}
 	return uplink.New(ctx, c)
 }

@@ -18,7 +18,7 @@ func (a *Agent) status(r *http.Request) (localapi.Document, error) {
 	d := localapi.Document{
 		Version: version.Build, Protocol: version.Current, StartedAt: a.startedAt,
 		Uplink: localapi.Uplink{
-			Server: u.Server, Enrolled: u.Enrolled, Node: u.Node.ID, Region: u.Node.Region, Site: u.Node.Site,
+			Server: u.Server, Enrolled: u.Enrolled, Node: u.Node.ID, Name: a.uplink.Credentials.Name(), Region: u.Node.Region, Site: u.Node.Site,
 			Connected: u.Connected, Since: u.Since, Transport: u.Transport, LastError: u.LastError,
 			Generation: u.Generation, CertificateExpires: u.Expires,
 		},

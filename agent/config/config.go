@@ -226,6 +226,15 @@ func loopback(listen string) error {
 	return fmt.Errorf("listen %q can be reached from other machines, and the agent does not encrypt or authorise requests yet: use 127.0.0.1:%s, with a proxy in front if others are to reach it", listen, port)
 }
 
+// HasToken reports whether a join token is there, without reading it.
+func (c *Config) HasToken() bool {
+	if c.TokenFile == "" {
+		return c.Token != ""
+	}
+	_, err := os.Stat(c.TokenFile)
+	return err == nil
+}
+
 // JoinToken returns the join token, from the setting or its file; nil when neither is given.
 func (c *Config) JoinToken() (*identity.JoinToken, error) {
 	t := c.Token

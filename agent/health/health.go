@@ -60,7 +60,7 @@ var texts = map[Code]text{
 	ManagerRefuses:      {"the fleet manager refuses this node's requests", "read the manager's log for this node; upgrade the older of the two"},
 	EnrolmentPending:    {"the node waits for an operator's approval", "approve it with: dhow node approve NAME"},
 	TokenRefused:        {"the fleet manager refuses the join token", "make a new one with: dhow node invite --region REGION --site SITE"},
-	NodeRevoked:         {"this node was revoked by an operator; it serves what it has and is told nothing new", "enrol it anew with a fresh token and an empty identity folder, if it should belong to the fleet"},
+	NodeRevoked:         {"this node was revoked by an operator; it serves what it has and is told nothing new", "if it should belong to the fleet, stop the agent, remove the identity folder in its data folder, and start it with a fresh join token"},
 	CertificateExpiring: {"the node's certificate could not be renewed so far", "restore the line to the manager; the agent renews by itself"},
 	CertificateExpired:  {"the node's certificate has expired", "restore the line to the manager within its grace period; after that enrol the node anew with a fresh token"},
 	ProtocolMismatch:    {"the agent and the fleet manager are too many versions apart to talk", "upgrade the older of the two"},

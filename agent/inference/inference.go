@@ -13,6 +13,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/dhowfleet/dhow/models/tensor"
 )
@@ -97,7 +100,7 @@ func Check(specs []tensor.Spec, in []tensor.Tensor, dst []int) ([]int, error) {
 			found = j
 		}
 		if found < 0 {
-			return dst, Inputf("input %q is missing", specs[i].Name)
+			return dst, missing(specs, in, specs[i].Name)
 		}
 		if err := specs[i].Accepts(&in[found]); err != nil {
 			return dst, Inputf("%v", err)
@@ -113,15 +116,40 @@ func Check(specs []tensor.Spec, in []tensor.Tensor, dst []int) ([]int, error) {
 	return dst, nil
 }
 
+// missing says that an input is missing, or, where one was given that the model does not have, that: it is probably the
+// same one by a wrong name.
+func missing(specs []tensor.Spec, in []tensor.Tensor, name string) error {
+	if stranger := stranger(specs, in); stranger != "" {
+		return Inputf("the model has no input %q; it wants %s", stranger, names(specs))
+	}
+	return Inputf("input %q is missing", name)
+}
+
 func unknown(specs []tensor.Spec, in []tensor.Tensor) error {
-	for i := range in {
-		known := false
-		for j := range specs {
-			known = known || specs[j].Name == in[i].Name
-		}
-		if !known {
-			return Inputf("the model has no input %q", in[i].Name)
-		}
+	if stranger := stranger(specs, in); stranger != "" {
+		return Inputf("the model has no input %q; it wants %s", stranger, names(specs))
 	}
 	return Inputf("%d inputs were given, the model has %d", len(in), len(specs))
+}
+
+// stranger returns the name of the first tensor that is no input, or nothing.
+func stranger(specs []tensor.Spec, in []tensor.Tensor) string {
+	for i := range in {
+		if !slices.ContainsFunc(specs, func(s tensor.Spec) bool { return s.Name == in[i].Name }) {
+			return in[i].Name
+		}
+	}
+	return ""
+}
+
+func names(specs []tensor.Spec) string {
+	const most = 8
+	var out []string
+	for i := range specs[:min(len(specs), most)] {
+		out = append(out, strconv.Quote(specs[i].Name))
+	}
+	if len(specs) > most {
+		out = append(out, fmt.Sprintf("and %d more", len(specs)-most))
+	}
+	return strings.Join(out, ", ")
 }

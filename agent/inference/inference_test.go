@@ -31,7 +31,7 @@ func TestCheckNamesWhatIsWrong(t *testing.T) {
 		{"missing", []tensor.Tensor{f32("a", 3, 2)}, `input "b" is missing`},
 		{"twice", []tensor.Tensor{f32("a", 3, 2), f32("b"), f32("a", 3, 2)}, `input "a" is given twice`},
 		{"unknown", []tensor.Tensor{f32("a", 3, 2), f32("b"), f32("c")}, `no input "c"`},
-		{"case", []tensor.Tensor{f32("A", 3, 2), f32("b")}, `input "a" is missing`},
+		{"case", []tensor.Tensor{f32("A", 3, 2), f32("b")}, `no input "A"; it wants "a", "b"`},
 		{"shape", []tensor.Tensor{f32("a", 3, 3), f32("b")}, `"a" has shape [3 3], the model wants [-1 2]`},
 		{"bytes", []tensor.Tensor{short, f32("b")}, `needs 24 bytes, got 20`},
 		{"negative", []tensor.Tensor{{Name: "a", Datatype: tensor.FP32, Shape: []int64{-1, 2}}, f32("b")}, "negative"},

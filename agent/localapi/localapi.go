@@ -33,6 +33,7 @@ type Uplink struct {
 	Server             string    `json:"server"`
 	Enrolled           bool      `json:"enrolled"`
 	Node               string    `json:"node,omitempty"`
+	Name               string    `json:"name,omitempty"`
 	Region             string    `json:"region,omitempty"`
 	Site               string    `json:"site,omitempty"`
 	Connected          bool      `json:"connected"`

@@ -315,8 +315,8 @@ func TestFloatsAreRoundedOnce(t *testing.T) {
 func TestWhatIsWrongIsSaid(t *testing.T) {
 	x := func(rest string) string { return `{"inputs":[{"name":"x",` + rest + `}]}` }
 	for _, c := range []struct{ body, want string }{
-		{``, "it ends where '{' should be"},
-		{`[]`, `'[' is where '{' should be`},
+		{``, "it ends where an object should be"},
+		{`[]`, `a list at byte 0, where an object should be`},
 		{`{}`, `no "inputs"`},
 		{`{"inputs":[]} x`, "byte 14: something follows"},
 		{`{"inputs":[],"inputs":[]}`, `"inputs" is given twice`},
@@ -334,10 +334,10 @@ func TestWhatIsWrongIsSaid(t *testing.T) {
 		{x(`"datatype":"FP32","shape":[2],"data":[1,2,3]`), "more elements than the 2 of shape [2]"},
 		{x(`"datatype":"FP32","shape":[2,2],"data":[[1,2],[3]]`), "dimension 1 of data has 1 and not the 2 entries"},
 		{x(`"datatype":"FP32","shape":[2,2],"data":[[1,2],[3,4],[5,6]]`), "dimension 0 of data has more than the 2 entries"},
-		{x(`"datatype":"FP32","shape":[2,2],"data":[[1,2],3]`), "'3' is where '[' should be"},
-		{x(`"datatype":"FP32","shape":[2,2],"data":[1,[2]]`), "'[' is where a number should be"},
+		{x(`"datatype":"FP32","shape":[2,2],"data":[[1,2],3]`), "a number at byte 69, where a list should be"},
+		{x(`"datatype":"FP32","shape":[2,2],"data":[1,[2]]`), "a list at byte 65, where a number should be"},
 		{x(`"datatype":"FP32","shape":[4],"data":[[1,2,3,4]]`), "data is nested, but shape [4] is not"},
-		{x(`"datatype":"FP32","shape":[1],"data":["1"]`), `'"' is where a number should be`},
+		{x(`"datatype":"FP32","shape":[1],"data":["1"]`), `a string at byte 61, where a number should be`},
 		{x(`"datatype":"FP32","shape":[1],"data":[NaN]`), "'N' is where a number should be"},
 		{x(`"datatype":"FP32","shape":[1],"data":[1e39]`), "1e39 is no FP32"},
 		{x(`"datatype":"INT64","shape":[1],"data":[1.0]`), "1.0 is no INT64"},
@@ -345,7 +345,7 @@ func TestWhatIsWrongIsSaid(t *testing.T) {
 		{x(`"datatype":"INT8","shape":[1],"data":[-129]`), "-129 is no INT8"},
 		{x(`"datatype":"UINT8","shape":[1],"data":[-1]`), "-1 is no UINT8"},
 		{x(`"datatype":"UINT64","shape":[1],"data":[18446744073709551616]`), "18446744073709551616 is no UINT64"},
-		{x(`"datatype":"BOOL","shape":[1],"data":[1]`), "'1' is where true or false should be"},
+		{x(`"datatype":"BOOL","shape":[1],"data":[1]`), "a number at byte 61, where true or false should be"},
 		{x(`"datatype":"FP16","shape":[1],"data":[1]`), "FP16 has no form in JSON; send it as binary"},
 		{x(`"datatype":"BYTES","shape":[1],"data":["` + "\xff" + `"]`), "a string is not UTF-8"},
 		{x(`"datatype":"BYTES","shape":[1],"data":["?"],"parameters":{"content_type":"base64"}`), "a string is no base64"},

@@ -49,6 +49,28 @@ func (s *scanner) unexpected(wanted string) error {
 	return s.syntaxError("%q is where %s should be", s.data[s.pos], wanted)
 }
 
+// mismatch is for a value of another type than the one wanted: the JSON itself may well hold.
+func (s *scanner) mismatch(wanted string) error {
+	got := ""
+	switch c := s.next(); {
+	case c == '{':
+		got = "an object"
+	case c == '[':
+		got = "a list"
+	case c == '"':
+		got = "a string"
+	case c == 't', c == 'f':
+		got = "true or false"
+	case c == 'n':
+		got = "null"
+	case c == '-', c >= '0' && c <= '9':
+		got = "a number"
+	default:
+		return s.unexpected(wanted)
+	}
+	return badRequest("the request has %s at byte %d, where %s should be", got, s.pos, wanted)
+}
+
 // end checks that nothing but white space follows.
 func (s *scanner) end() error {
 	if s.next(); s.pos < len(s.data) {
@@ -59,14 +81,18 @@ func (s *scanner) end() error {
 
 // object calls field for each key, which consumes the value. Keys are views that field must not keep.
 func (s *scanner) object(field func(key []byte) error) error {
-	if err := s.expect('{'); err != nil {
-		return err
+	if s.next() != '{' {
+		return s.mismatch("an object")
 	}
+	s.pos++
 	if s.next() == '}' {
 		s.pos++
 		return nil
 	}
 	for {
+		if s.next() != '"' {
+			return s.unexpected("a name in quotes")
+		}
 		key, err := s.text()
 		if err != nil {
 			return err
@@ -91,9 +117,10 @@ func (s *scanner) object(field func(key []byte) error) error {
 
 // array calls element for each element, which consumes it.
 func (s *scanner) array(element func() error) error {
-	if err := s.expect('['); err != nil {
-		return err
+	if s.next() != '[' {
+		return s.mismatch("a list")
 	}
+	s.pos++
 	if s.next() == ']' {
 		s.pos++
 		return nil
@@ -117,7 +144,7 @@ func (s *scanner) array(element func() error) error {
 // text reads a string. The result is a view of the data when nothing in it was escaped.
 func (s *scanner) text() ([]byte, error) {
 	if s.next() != '"' {
-		return nil, s.unexpected("a string")
+		return nil, s.mismatch("a string")
 	}
 	start := s.pos + 1
 	rest := s.data[start:]
@@ -233,7 +260,7 @@ func (s *scanner) surrogate(high rune) rune {
 func (s *scanner) number() ([]byte, error) {
 	c := s.next()
 	if c != '-' && (c < '0' || c > '9') {
-		return nil, s.unexpected("a number")
+		return nil, s.mismatch("a number")
 	}
 	d, start, i := s.data, s.pos, s.pos
 	digits := func() bool {
@@ -278,7 +305,7 @@ func (s *scanner) boolean() (bool, error) {
 	case 'f':
 		return false, s.word("false")
 	}
-	return false, s.unexpected("true or false")
+	return false, s.mismatch("true or false")
 }
 
 func (s *scanner) word(word string) error {

@@ -59,6 +59,19 @@ func (s *Store) SetDesired(ctx context.Context, e *syncv1.DesiredEnvelope) error
 	return nil
 }
 
+// ForgetGeneration makes any generation acceptable again, as to a node that is about to be another one to its manager,
+// which counts from one. What the node should do stays. It is one statement, so that a crash leaves either.
+func (s *Store) ForgetGeneration(ctx context.Context) error {
+	err := s.change(ctx, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, "UPDATE desired SET generation = 0, digest = ''")
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("cannot forget the desired state's generation: %w", err)
+	}
+	return nil
+}
+
 // Copies returns the records of all model copies.
 func (s *Store) Copies(ctx context.Context) ([]deploy.Record, error) {
 	rows, err := s.db.QueryContext(ctx, "SELECT model, version, digest, state, since, retry, reason, message, crashes FROM copies ORDER BY model, version, digest")

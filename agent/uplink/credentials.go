@@ -25,6 +25,7 @@ const (
 	keyFile   = "key.pem"
 	certFile  = "cert.pem"
 	rootsFile = "roots.pem"
+	nameFile  = "name.pem" // what operators call the node
 )
 
 // maxIdentityFile bounds what is read back.
@@ -40,6 +41,7 @@ type Credentials struct {
 	cert  *tls.Certificate // nil before enrolment
 	roots *x509.CertPool
 	node  identity.Node
+	name  string
 }
 
 // NoCredentials are those of a node whose identity cannot be read: it serves what it has, and talks to nobody.
@@ -68,6 +70,9 @@ func OpenCredentials(dir string) (*Credentials, error) {
 	}
 	if err := c.use(chain, roots); err != nil {
 		return nil, fmt.Errorf("cannot use the identity in %s: %w", dir, err)
+	}
+	if name, err := c.read(nameFile); err == nil { // nothing depends on it
+		c.name = string(name[0])
 	}
 	return c, nil
 }
@@ -118,6 +123,13 @@ func (c *Credentials) Node() identity.Node {
 	return c.node
 }
 
+// Name is what operators call the node; empty before enrolment.
+func (c *Credentials) Name() string {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.name
+}
+
 // Certificate is shown to the manager; nil before enrolment.
 func (c *Credentials) Certificate() (*tls.Certificate, error) {
 	c.mu.RLock()
@@ -163,7 +175,13 @@ func (c *Credentials) Take(id *syncv1.Identity, pin *[32]byte) error {
 	if n := probe.node; n.ID != id.GetNodeId() || n.Region != id.GetRegion() || n.Site != id.GetSite() || n.TrustDomain != id.GetTrustDomain() {
 		return fmt.Errorf("cannot take the identity: the certificate is %s's", n)
 	}
-	// The roots first: that there is a certificate means that all is there.
+	// The certificate last: that there is one means that all is there.
+	name := id.GetNodeName()
+	if name != "" {
+		if err := c.write(nameFile, "NODE NAME", [][]byte{[]byte(name)}); err != nil {
+			return err
+		}
+	}
 	if err := c.write(rootsFile, "CERTIFICATE", id.GetTrustRoots()); err != nil {
 		return err
 	}
@@ -175,6 +193,9 @@ func (c *Credentials) Take(id *syncv1.Identity, pin *[32]byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.cert, c.roots, c.node = probe.cert, probe.roots, probe.node
+	if name != "" {
+		c.name = name
+	}
 	return nil
 }
 

@@ -34,6 +34,9 @@ func (u *Uplink) enrolLoop(ctx context.Context) error {
 		<-ctx.Done()
 		return ctx.Err()
 	}
+	if err := u.beginAnew(ctx); err != nil {
+		return err
+	}
 	pin := u.Token.RootPin
 	link := transport.NewClient(transport.ClientConfig{
 		Address: u.Server, ServerName: identity.EnrolServerName, RootPin: &pin,
@@ -76,6 +79,23 @@ func (u *Uplink) enrolLoop(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// beginAnew is for a node that has a desired state and no identity, because an operator removed it or it was lost: it
+// goes on serving, and becomes a new node, whose generations begin anew.
+func (u *Uplink) beginAnew(ctx context.Context) error {
+	have := u.have()
+	if have.GetGeneration() == 0 {
+		return nil
+	}
+	if err := u.Store.ForgetGeneration(ctx); err != nil {
+		return err
+	}
+	u.Logger.Info("this node had a desired state and has no identity any more; it enrols anew and goes on serving", "generation", have.GetGeneration())
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.current = &syncv1.DesiredEnvelope{State: have.GetState()}
+	return nil
 }
 
 // enrol asks once. A wait without an error means that an operator has to approve first.

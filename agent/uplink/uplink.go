@@ -92,6 +92,7 @@ const (
 	defaultInterval = 30 * time.Second
 	coalesce        = 200 * time.Millisecond
 	hardwareEach    = 10 * time.Minute
+	leaveWait       = 2 * time.Second
 )
 
 // New makes an Uplink that goes on from the desired state in the store.
@@ -143,12 +144,13 @@ func (u *Uplink) Run(ctx context.Context) error {
 		cancel(err)
 	} else {
 		node := u.Credentials.Node()
-		u.Logger.Info("this node is enrolled", "node", node.ID, "region", node.Region, "site", node.Site)
+		u.Logger.Info("this node is enrolled", "node", node.ID, "name", u.Credentials.Name(), "region", node.Region, "site", node.Site)
 		loops.Go(func() { u.renewLoop(ctx) })
 		loops.Go(func() { u.watchLoop(ctx) })
 		loops.Go(func() { u.reportLoop(ctx) })
 	}
 	loops.Wait()
+	u.leave()
 	if err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}

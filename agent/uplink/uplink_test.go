@@ -154,11 +154,20 @@ func TestFromTheTokenToDelivery(t *testing.T) {
 			t.Fatal(f, info.Mode(), err)
 		}
 	}
-	// A restart needs no token, and hands over the stored state before anything else.
+	// Its end is told, so that operators need not wait for its silence.
 	must(t, n.stop())
+	m.get(func() {
+		if r := m.reports[len(m.reports)-1]; !r.GetLeaving() || r.GetGeneration() != 1 {
+			t.Error("the last report is", r)
+		}
+	})
+	// A restart needs no token, and hands over the stored state before anything else.
 	n.token = nil
 	n.desired = nil
 	n.start()
+	if n.up.Credentials.Name() != "till-3-of-deira" {
+		t.Errorf("it is called %q", n.up.Credentials.Name())
+	}
 	if !n.took("1")() {
 		t.Fatal("the stored state was not handed over")
 	}
@@ -292,6 +301,30 @@ func TestARevokedNodeGoesOnAndSaysSo(t *testing.T) {
 		m.deny = nil
 	})
 	n.until("it is back when it may be", func() bool { return len(n.health.Warnings()) == 0 && n.up.Status().Connected })
+}
+
+// TestWithoutItsIdentityItBecomesANewNode: an operator removed the identity of a node that was revoked or deleted. The
+// manager counts the new node's generations from one, below what the old one had.
+func TestWithoutItsIdentityItBecomesANewNode(t *testing.T) {
+	m := newManager(t)
+	m.desired = envelope(t, 7, "1")
+	n := newNode(t, m)
+	n.start()
+	n.until("generation 7", n.took("1"))
+	must(t, n.stop())
+	must(t, os.RemoveAll(filepath.Join(n.dir, "identity")))
+	m.set(func() { m.desired = envelope(t, 1, "2") })
+	n.start()
+	if !n.took("1")() {
+		t.Error("it does not serve what it had")
+	}
+	n.until("generation 1 of the new node", n.took("2"))
+	if len(m.enrolled) != 2 {
+		t.Errorf("%d nodes", len(m.enrolled))
+	}
+	if have, err := n.store.Desired(context.Background()); err != nil || have.GetGeneration() != 1 {
+		t.Error(have.GetGeneration(), err)
+	}
 }
 
 func TestRenewsFromAThirdOfTheLifeOn(t *testing.T) {

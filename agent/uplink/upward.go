@@ -76,12 +76,34 @@ func (u *Uplink) reportOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	return u.sync.Report(ctx, u.report(ctx, backlog))
+}
+
+// leave tells a manager that is there that the agent stops, so that operators need not wait to see it.
+func (u *Uplink) leave() {
+	if u.link.Transport() == "" || !u.Credentials.Enrolled() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), leaveWait)
+	defer cancel()
+	backlog, err := u.Store.Backlog(ctx)
+	if err == nil {
+		report := u.report(ctx, backlog)
+		report.Leaving = true
+		err = u.sync.Report(ctx, report)
+	}
+	if err != nil {
+		u.Logger.Debug("cannot say that the agent stops", "error", err)
+	}
+}
+
+func (u *Uplink) report(ctx context.Context, backlog store.Backlog) *syncv1.ReportRequest {
 	have := u.have()
-	return u.sync.Report(ctx, &syncv1.ReportRequest{
+	return &syncv1.ReportRequest{
 		Generation: have.GetGeneration(), Digest: have.GetDigest(), BootEpoch: u.Store.BootEpoch(),
 		Copies: u.Copies(), Warnings: u.Health.Warnings(), Hardware: u.facts(ctx), AgentVersion: u.Version,
 		StartedAt: timestamppb.New(u.StartedAt), OutboxPending: backlog.Pending,
-	})
+	}
 }
 
 // facts returns what the machine is, asked again now and then: disks fill up, and drivers are installed.

@@ -57,7 +57,7 @@ func TestTheStatusReadsLikeASentence(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
 	d := localapi.Document{
 		Version: "1.0", Protocol: 1, StartedAt: now.Add(-time.Hour),
-		Uplink:   localapi.Uplink{Server: "m:8443", Enrolled: true, Node: "n-1", Region: "ae-dubai", Site: "deira", Since: now.Add(-time.Minute), LastError: "no route"},
+		Uplink:   localapi.Uplink{Server: "m:8443", Enrolled: true, Node: "n-1", Name: "till-3", Region: "ae-dubai", Site: "deira", Since: now.Add(-time.Minute), LastError: "no route"},
 		Models:   []localapi.Model{{Model: "fashion", Version: "2", State: "downloading", Since: now, Bytes: 200, BytesDone: 50, Reason: "waiting-network", Message: "the node tries again"}},
 		Warnings: []localapi.Warning{{Code: "disk-full", Message: "no room", Remedy: "make some", Since: now.Add(-time.Second)}},
 	}
@@ -65,7 +65,7 @@ func TestTheStatusReadsLikeASentence(t *testing.T) {
 	if err := printStatus(&out, d, now); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"up 1h0m0s", "n-1, region ae-dubai, site deira", "not connected for 1m0s (no route)", "downloading 25%", "waiting-network: the node tries again", "disk-full for 1s: no room", "make some"} {
+	for _, want := range []string{"up 1h0m0s", "till-3 (n-1), region ae-dubai, site deira", "not connected for 1m0s (no route)", "downloading 25%", "waiting-network: the node tries again", "disk-full for 1s: no room", "make some"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the status does not say %q:\n%s", want, out.String())
 		}

@@ -73,7 +73,7 @@ func printStatus(out io.Writer, d localapi.Document, now time.Time) error {
 	case !u.Enrolled:
 		fmt.Fprintf(w, "Node\tnot enrolled yet\n")
 	default:
-		fmt.Fprintf(w, "Node\t%s, region %s, site %s, certificate until %s\n", u.Node, u.Region, u.Site, u.CertificateExpires.Format(time.DateOnly))
+		fmt.Fprintf(w, "Node\t%s (%s), region %s, site %s, certificate until %s\n", or(u.Name, "no name yet"), u.Node, u.Region, u.Site, u.CertificateExpires.Format(time.DateOnly))
 	}
 	switch {
 	case u.Connected:

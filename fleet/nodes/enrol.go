@@ -110,7 +110,7 @@ func (r *Registry) certify(ctx context.Context, n *store.Node, csr []byte, proto
 		return nil, err
 	}
 	failpoint.Here("nodes/certificate-recorded")
-	return &syncv1.Identity{NodeId: n.ID, TrustDomain: r.TrustDomain, Region: n.Region, Site: n.Site, CertificateChain: chain, TrustRoots: r.Authority.RootsDER()}, nil
+	return &syncv1.Identity{NodeId: n.ID, TrustDomain: r.TrustDomain, Region: n.Region, Site: n.Site, CertificateChain: chain, TrustRoots: r.Authority.RootsDER(), NodeName: n.Name}, nil
 }
 
 // keyHash identifies a machine by the key that it proves to have.

@@ -24,6 +24,7 @@ type presence struct {
 	heard     time.Time // when it last spoke, or when this manager began to wait for it
 	seen      time.Time // when it last spoke; zero: not since this manager started
 	connected bool      // as written last
+	left      bool      // it said that it stops, and has not spoken since
 	transport string
 	protocol  uint32
 	report    *syncv1.ReportRequest // not yet written
@@ -51,6 +52,7 @@ func (r *Registry) Heard(nodeID, transport string, report *syncv1.ReportRequest)
 		p.transport = transport
 		if report != nil {
 			p.report = report
+			p.left = report.GetLeaving()
 		}
 	})
 }
@@ -64,7 +66,7 @@ func (r *Registry) heard(nodeID string, note func(*presence)) {
 		r.present[nodeID] = p
 	}
 	p.heard = r.Now()
-	p.seen = p.heard
+	p.seen, p.left = p.heard, false
 	note(p)
 	r.dirty[nodeID] = struct{}{}
 	select {
@@ -127,7 +129,7 @@ func (r *Registry) sweep() {
 	defer r.mu.Unlock()
 	now := r.Now()
 	for id, p := range r.present {
-		if p.watches > 0 || now.Sub(p.heard) <= silences*r.ReportInterval {
+		if r.there(p, now) {
 			continue
 		}
 		if p.connected {
@@ -137,6 +139,11 @@ func (r *Registry) sweep() {
 			delete(r.dirty, id)
 		}
 	}
+}
+
+// there says whether a node counts as connected.
+func (r *Registry) there(p *presence, now time.Time) bool {
+	return !p.left && (p.watches > 0 || now.Sub(p.heard) <= silences*r.ReportInterval)
 }
 
 // flush writes what is dirty. What cannot be written stays dirty and is tried again with the next sweep.
@@ -167,10 +174,12 @@ func (r *Registry) gather() []store.Sighting {
 		if p == nil {
 			continue
 		}
-		p.connected = p.watches > 0 || now.Sub(p.heard) <= silences*r.ReportInterval
+		p.connected = r.there(p, now)
 		s := store.Sighting{NodeID: id, SeenAt: p.seen, Connection: store.Disconnected, Transport: p.transport, Protocol: p.protocol, Report: p.report}
 		if p.connected {
 			s.Connection = store.Connected
+		} else if p.left {
+			r.Logger.Info("node stopped", "node", id)
 		} else {
 			r.Logger.Info("node fell silent", "node", id)
 		}

@@ -91,6 +91,16 @@ func TestConnectionFollowsWatchAndReports(t *testing.T) {
 		want(store.Connected)
 		time.Sleep(15 * time.Second)
 		want(store.Disconnected)
+		end = r.Watching("n-1", "HTTP/3", 1)
+		time.Sleep(time.Second)
+		want(store.Connected)
+		r.Heard("n-1", "HTTP/3", &syncv1.ReportRequest{Leaving: true}) // what it says counts more than its open watch
+		time.Sleep(time.Second)
+		want(store.Disconnected)
+		end()
+		r.Heard("n-1", "HTTP/3", nil)
+		time.Sleep(time.Second)
+		want(store.Connected)
 		for range 10 { // so are reports
 			r.Heard("n-1", "HTTP/2", &syncv1.ReportRequest{AgentVersion: "1"})
 			time.Sleep(20 * time.Second)

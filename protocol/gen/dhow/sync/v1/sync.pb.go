@@ -308,7 +308,9 @@ type Identity struct {
 	// certificate_chain is the node's certificate and its intermediates in DER, leaf first.
 	CertificateChain [][]byte `protobuf:"bytes,5,rep,name=certificate_chain,json=certificateChain,proto3" json:"certificate_chain,omitempty"`
 	// trust_roots are the certificates of the fleet's authorities in DER.
-	TrustRoots    [][]byte `protobuf:"bytes,6,rep,name=trust_roots,json=trustRoots,proto3" json:"trust_roots,omitempty"`
+	TrustRoots [][]byte `protobuf:"bytes,6,rep,name=trust_roots,json=trustRoots,proto3" json:"trust_roots,omitempty"`
+	// node_name is the name that operators know the node by; it may differ from the one that the node asked for.
+	NodeName      string `protobuf:"bytes,7,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -383,6 +385,13 @@ func (x *Identity) GetTrustRoots() [][]byte {
 		return x.TrustRoots
 	}
 	return nil
+}
+
+func (x *Identity) GetNodeName() string {
+	if x != nil {
+		return x.NodeName
+	}
+	return ""
 }
 
 type RenewRequest struct {
@@ -833,6 +842,8 @@ type ReportRequest struct {
 	StartedAt    *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
 	// outbox_pending is how many aggregates wait for delivery.
 	OutboxPending uint64 `protobuf:"varint,9,opt,name=outbox_pending,json=outboxPending,proto3" json:"outbox_pending,omitempty"`
+	// leaving: the agent is about to stop, and the node counts as disconnected until it speaks again.
+	Leaving       bool `protobuf:"varint,10,opt,name=leaving,proto3" json:"leaving,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -928,6 +939,13 @@ func (x *ReportRequest) GetOutboxPending() uint64 {
 		return x.OutboxPending
 	}
 	return 0
+}
+
+func (x *ReportRequest) GetLeaving() bool {
+	if x != nil {
+		return x.Leaving
+	}
+	return false
 }
 
 type ReportResponse struct {
@@ -1922,7 +1940,7 @@ const file_dhow_sync_v1_sync_proto_rawDesc = "" +
 	"\rEnrolResponse\x12\x18\n" +
 	"\apending\x18\x01 \x01(\bR\apending\x12.\n" +
 	"\x13retry_after_seconds\x18\x02 \x01(\rR\x11retryAfterSeconds\x122\n" +
-	"\bidentity\x18\x03 \x01(\v2\x16.dhow.sync.v1.IdentityR\bidentity\"\xc0\x01\n" +
+	"\bidentity\x18\x03 \x01(\v2\x16.dhow.sync.v1.IdentityR\bidentity\"\xdd\x01\n" +
 	"\bIdentity\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12!\n" +
 	"\ftrust_domain\x18\x02 \x01(\tR\vtrustDomain\x12\x16\n" +
@@ -1930,7 +1948,8 @@ const file_dhow_sync_v1_sync_proto_rawDesc = "" +
 	"\x04site\x18\x04 \x01(\tR\x04site\x12+\n" +
 	"\x11certificate_chain\x18\x05 \x03(\fR\x10certificateChain\x12\x1f\n" +
 	"\vtrust_roots\x18\x06 \x03(\fR\n" +
-	"trustRoots\"E\n" +
+	"trustRoots\x12\x1b\n" +
+	"\tnode_name\x18\a \x01(\tR\bnodeName\"E\n" +
 	"\fRenewRequest\x125\n" +
 	"\x13certificate_request\x18\x01 \x01(\fB\x04\xb8\xe1\x18\x01R\x12certificateRequest\"C\n" +
 	"\rRenewResponse\x122\n" +
@@ -1962,7 +1981,7 @@ const file_dhow_sync_v1_sync_proto_rawDesc = "" +
 	"\x04role\x18\x04 \x01(\x0e2\x12.dhow.sync.v1.RoleR\x04role\x12-\n" +
 	"\x12traffic_millionths\x18\x05 \x01(\rR\x11trafficMillionths\x12\x14\n" +
 	"\x05retry\x18\x06 \x01(\rR\x05retry\x12\x18\n" +
-	"\arollout\x18\a \x01(\tR\arollout\"\xbc\x03\n" +
+	"\arollout\x18\a \x01(\tR\arollout\"\xdc\x03\n" +
 	"\rReportRequest\x12$\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04B\x04\xb8\xe1\x18\x01R\n" +
@@ -1976,7 +1995,9 @@ const file_dhow_sync_v1_sync_proto_rawDesc = "" +
 	"\ragent_version\x18\a \x01(\tB\x04\xb8\xe1\x18\x02R\fagentVersion\x12?\n" +
 	"\n" +
 	"started_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampB\x04\xb8\xe1\x18\x02R\tstartedAt\x12+\n" +
-	"\x0eoutbox_pending\x18\t \x01(\x04B\x04\xb8\xe1\x18\x02R\routboxPending\"\x10\n" +
+	"\x0eoutbox_pending\x18\t \x01(\x04B\x04\xb8\xe1\x18\x02R\routboxPending\x12\x1e\n" +
+	"\aleaving\x18\n" +
+	" \x01(\bB\x04\xb8\xe1\x18\x02R\aleaving\"\x10\n" +
 	"\x0eReportResponse\"\xbf\x03\n" +
 	"\n" +
 	"CopyStatus\x12\x1a\n" +
