@@ -51,7 +51,7 @@ func (s *scanner) unexpected(wanted string) error {
 
 // mismatch is for a value of another type than the one wanted: the JSON itself may well hold.
 func (s *scanner) mismatch(wanted string) error {
-	got := ""
+	var got string
 	switch c := s.next(); {
 	case c == '{':
 		got = "an object"
