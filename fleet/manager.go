@@ -29,6 +29,7 @@ import (
 	"github.com/dhowfleet/dhow/fleet/registry"
 	"github.com/dhowfleet/dhow/fleet/registry/sqlindex"
 	"github.com/dhowfleet/dhow/fleet/store"
+	"github.com/dhowfleet/dhow/fleet/store/operators"
 	"github.com/dhowfleet/dhow/fleet/sync"
 	"github.com/dhowfleet/dhow/models/blob"
 	"github.com/dhowfleet/dhow/protocol/identity"
@@ -162,9 +163,12 @@ func (m *Manager) hosts() []string {
 }
 
 func (m *Manager) checkOperator(ctx context.Context, token string) (string, access.Role, error) {
-	name, role, err := m.store.CheckOperatorToken(ctx, token)
-	if errors.Is(err, store.ErrNotFound) {
-		return "", "", access.ErrUnknownToken
+	name, role, err := m.store.Operators().Check(ctx, token)
+	switch {
+	case errors.Is(err, operators.ErrUnknown):
+		err = access.ErrUnknownToken
+	case errors.Is(err, operators.ErrRevoked):
+		err = access.ErrRevokedToken
 	}
 	return name, access.Role(role), err
 }

@@ -327,3 +327,50 @@ func TestSetup(t *testing.T) {
 		t.Errorf("a token for an empty folder: %v", err)
 	}
 }
+
+// TestARevokedOperatorIsOut revokes the token of an operator who has a watch open, beside the manager that runs.
+func TestARevokedOperatorIsOut(t *testing.T) {
+	h := start(t)
+	ana := h.operator()
+	synced := make(chan struct{})
+	ended := make(chan error, 1)
+	go func() {
+		ended <- ana.Watch(t.Context(), &fleetv1.WatchRequest{Kind: "Region"}, func(e *fleetv1.WatchResponse) error {
+			if e.GetType() == "synced" {
+				close(synced)
+			}
+			return nil
+		})
+	}()
+	<-synced
+	if err := RevokeOperatorToken(t.Context(), h.config, BootstrapToken, false); err == nil || !strings.Contains(err.Error(), "--force") || !strings.Contains(err.Error(), "nobody can operate") {
+		t.Errorf("the last administrator's token: %v", err)
+	}
+	h.declare(place("eu-west", "rotterdam")...)
+	second, err := NewOperatorToken(t.Context(), h.config, "ben")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := RevokeOperatorToken(t.Context(), h.config, BootstrapToken, false); err != nil {
+		t.Fatal(err)
+	}
+	_, err = ana.List(t.Context(), connect.NewRequest(&fleetv1.ListRequest{Kind: "Region"}))
+	if connect.CodeOf(err) != connect.CodeUnauthenticated || !strings.Contains(err.Error(), `"bootstrap" was revoked`) {
+		t.Errorf("the next request after the revocation: %v", err)
+	}
+	if err := <-ended; connect.CodeOf(err) != connect.CodeUnauthenticated || !strings.Contains(err.Error(), "was revoked") {
+		t.Errorf("the open watch ended with %v", err)
+	}
+	h.setup.Token = second
+	h.get("Region", "eu-west")
+	if err := RevokeOperatorToken(t.Context(), h.config, "ben", true); err != nil {
+		t.Errorf("by force: %v", err)
+	}
+	if err := RevokeOperatorToken(t.Context(), h.config, "nobody", true); err == nil || !strings.Contains(err.Error(), "dhow-fleet token list") {
+		t.Errorf("one that never was: %v", err)
+	}
+	h.stop()
+	if _, err := Initialise(t.Context(), h.config); err == nil || !strings.Contains(err.Error(), "set up already") {
+		t.Errorf("a folder whose tokens are revoked is set up again: %v", err)
+	}
+}

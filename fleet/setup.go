@@ -58,10 +58,15 @@ func Initialise(ctx context.Context, c config.Config) (_ Setup, err error) {
 		return Setup{}, err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	token, err := s.CreateOperatorToken(ctx, BootstrapToken, string(access.Admin))
-	if errors.Is(err, store.ErrConflict) {
+	// Any token will do, also one that was revoked since: a setup is complete when it made its token.
+	have, err := s.Operators().List(ctx)
+	if err != nil {
+		return Setup{}, err
+	}
+	if len(have) > 0 {
 		return Setup{}, fmt.Errorf("%s is set up already; if its token was lost, make another: dhow-fleet token --data %s --name NAME", c.Data, c.Data)
 	}
+	token, err := s.Operators().Create(ctx, BootstrapToken, string(access.Admin))
 	if err != nil {
 		return Setup{}, err
 	}
@@ -90,20 +95,6 @@ func writeConfig(c config.Config) error {
 		return fmt.Errorf("cannot write the configuration: %w", err)
 	}
 	return nil
-}
-
-// NewOperatorToken makes another operator token with the role admin. It may be called while a manager runs on the folder.
-func NewOperatorToken(ctx context.Context, c config.Config, name string) (_ string, err error) {
-	path := filepath.Join(c.Data, databaseFile)
-	if _, err := os.Stat(path); err != nil {
-		return "", fmt.Errorf("%s holds no fleet manager: set it up with dhow-fleet init --data %s", c.Data, c.Data)
-	}
-	s, err := store.Open(ctx, path)
-	if err != nil {
-		return "", err
-	}
-	defer func() { err = errors.Join(err, s.Close()) }()
-	return s.CreateOperatorToken(ctx, name, string(access.Admin))
 }
 
 // lock takes the data folder for this process until the file is closed or the process ends.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -19,6 +20,11 @@ func call(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	code = run(t.Context(), args, &out, &errs)
 	return code, out.String(), errs.String()
 }
+
+var tokenTable = regexp.MustCompile(`^NAME        ROLE    MADE                   STATE
+second      admin   [0-9TZ:-]{20}   good
+bootstrap   admin   [0-9TZ:-]{20}   revoked [0-9TZ:-]{20}
+$`)
 
 func TestInitRunToken(t *testing.T) {
 	data := filepath.Join(t.TempDir(), "fleet")
@@ -63,6 +69,25 @@ func TestInitRunToken(t *testing.T) {
 	if code, out, errs := call(t, "token", "--data", data, "--name", "second"); code != 0 || !strings.HasPrefix(out, "dhow-op-") {
 		t.Errorf("token: %d %q %q", code, out, errs)
 	}
+	if code, out, errs := call(t, "token", "revoke", "--data", data, "nobody", "bootstrap"); code != 1 || out != "token bootstrap revoked\n" || !strings.Contains(errs, `no operator token "nobody"`) {
+		t.Errorf("token revoke: %d %q %q", code, out, errs)
+	}
+	if code, _, errs := call(t, "token", "revoke", "--data", data, "second"); code != 1 || !strings.Contains(errs, "--force") {
+		t.Errorf("the last token: %d %q", code, errs)
+	}
+	if code, out, errs := call(t, "token", "list", "--data", data); code != 0 || !tokenTable.MatchString(out) {
+		t.Errorf("token list: %d %q %q", code, out, errs)
+	}
+	var list struct {
+		Tokens []struct{ Name, Role, CreatedAt, RevokedAt string }
+	}
+	code, out, errs = call(t, "token", "list", "--data", data, "-o", "json")
+	if err := json.Unmarshal([]byte(out), &list); code != 0 || err != nil || len(list.Tokens) != 2 || list.Tokens[0].RevokedAt != "" || list.Tokens[1].RevokedAt == "" || strings.Contains(out, "dhow-op-") {
+		t.Errorf("token list: %d %q %q (%v)", code, out, errs, err)
+	}
+	if code, out, errs := call(t, "token", "revoke", "--data", data, "--force", "second"); code != 0 || out != "token second revoked\n" {
+		t.Errorf("token revoke --force: %d %q %q", code, out, errs)
+	}
 	if code, _, errs := call(t, "run", "--data", data); code != 1 || !strings.Contains(errs, "another dhow-fleet") {
 		t.Errorf("run twice: %d %q", code, errs)
 	}
@@ -104,12 +129,16 @@ func TestConfigurationOrder(t *testing.T) {
 
 func TestUsage(t *testing.T) {
 	for want, args := range map[string][]string{
-		"unknown flag":    {"run", "--dta", "x"},
-		"--data DIR":      {"run"},
-		"unknown command": {"runn"},
-		"--name NAME":     {"token", "--data", "x"},
-		"text or json":    {"init", "--data", "x", "-o", "xml"},
-		"--sign-of-life":  {"run", "--data", "x", "--sign-of-life", "soon"},
+		"unknown flag":            {"run", "--dta", "x"},
+		"--data DIR":              {"run"},
+		"unknown command":         {"runn"},
+		"--name NAME":             {"token", "--data", "x"},
+		"--name: the name":        {"token", "--data", "x", "--name", "Ana B"},
+		"no token is named":       {"token", "revoke", "--data", "x"},
+		"unknown command \"lst\"": {"token", "lst", "--data", "x"},
+		"not text or json":        {"token", "list", "--data", "x", "-o", "yaml"},
+		"text or json":            {"init", "--data", "x", "-o", "xml"},
+		"--sign-of-life":          {"run", "--data", "x", "--sign-of-life", "soon"},
 	} {
 		if code, _, errs := call(t, args...); code != 2 || !strings.Contains(errs, want) {
 			t.Errorf("%v: %d %q, want %q", args, code, errs, want)

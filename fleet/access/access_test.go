@@ -9,7 +9,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"connectrpc.com/connect"
@@ -32,6 +34,8 @@ func check(_ context.Context, t string) (string, access.Role, error) {
 		return "rob", "viewer", nil
 	case "broken":
 		return "", "", errBroken
+	case "revoked":
+		return "zoe", "", access.ErrRevokedToken
 	case "nameless":
 		return "", access.Admin, nil
 	}
@@ -161,6 +165,8 @@ func TestWhoIsLetIn(t *testing.T) {
 		"unknown scheme":            {as(public), "POST /op", "Digest x", 401, "not known"},
 		"none":                      {as(public), "POST /op", "", 401, "needs an operator's token"},
 		"other role":                {as(public), "POST /op", "Bearer reader", 403, `rob has the role \"viewer\", this needs admin`},
+		"revoked":                   {as(public), "POST /op", "Bearer revoked", 401, `token \"zoe\" was revoked: get a new one (dhow-fleet token`},
+		"revoked at the registry":   {as(public), "GET /v2/x", basic("x", "revoked"), 401, "was revoked"},
 		"check broken":              {as(public), "POST /op", "Bearer broken", 503, "try again"},
 		"check gives no name":       {as(public), "POST /op", "Bearer nameless", 503, "try again"},
 		"token under node name":     {peer(false), "POST /op", "Bearer " + token, 403, "own host name"},
@@ -292,6 +298,11 @@ func TestGuessingIsSlowedDownByAddress(t *testing.T) {
 	if w := send("192.0.2.10:1", "guess"); w.Code != 401 {
 		t.Errorf("another address pays for it: %d", w.Code)
 	}
+	for range 30 {
+		if w := send("192.0.2.11:1", "revoked"); w.Code != 401 {
+			t.Fatalf("a revoked token is taken for a guess: %d", w.Code)
+		}
+	}
 	now = now.Add(7 * time.Second)
 	if w := send("192.0.2.9:1", "reader"); w.Code != 403 {
 		t.Errorf("after waiting: %d", w.Code)
@@ -305,4 +316,50 @@ func TestGuessingIsSlowedDownByAddress(t *testing.T) {
 	if w := send("[2001:db8:0:1::2]:5", "guess"); w.Code != 401 {
 		t.Errorf("another /64 pays for it: %d", w.Code)
 	}
+}
+
+// TestARequestEndsWithItsToken: a watch may last for days, a revoked token not.
+func TestARequestEndsWithItsToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var answer atomic.Pointer[error] // of the check
+		c := config(nil)
+		c.Check = func(context.Context, string) (string, access.Role, error) { return "ana", access.Admin, *answer.Load() }
+		say := func(err error) { answer.Store(&err) }
+		hold := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+		g, err := access.New(c, []access.Route{{Pattern: "POST /op", Rule: access.Operators(access.Admin), Handler: hold}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, gone := range map[string]error{"revoked": access.ErrRevokedToken, "unknown": access.ErrUnknownToken} {
+			say(nil)
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				r := httptest.NewRequest("POST", "/op", nil).WithContext(t.Context())
+				r.Header.Set("Authorization", "Bearer "+token)
+				g.ServeHTTP(httptest.NewRecorder(), r)
+			}()
+			still := func(why string, d time.Duration) {
+				t.Helper()
+				time.Sleep(d)
+				synctest.Wait()
+				select {
+				case <-ended:
+					t.Fatalf("%s: the request ended: %s", name, why)
+				default:
+				}
+			}
+			still("its token is good", time.Hour)
+			say(errBroken)
+			still("nobody could look", time.Minute)
+			say(gone)
+			time.Sleep(time.Second)
+			synctest.Wait()
+			select {
+			case <-ended:
+			default:
+				t.Fatalf("the request goes on a second after its token was %s", name)
+			}
+		}
+	})
 }

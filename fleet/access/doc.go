@@ -9,6 +9,9 @@
 // counted for each remote address; an address that guesses is made to wait. Nodes bring a client certificate, which
 // protocol/transport has checked; the gate only asks whose it is.
 //
+// A token's check is never remembered. The context of an operator's request that lasts, such as a watch, ends within
+// about a second after the token was revoked.
+//
 // The gate holds a bounded table of addresses behind a mutex and blocks only for the check of a token. It is safe for
 // concurrent use.
 package access

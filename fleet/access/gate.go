@@ -23,16 +23,24 @@ type Route struct {
 	Handler http.Handler
 }
 
-// ErrUnknownToken is what Config.Check returns for a token that is nobody's.
-var ErrUnknownToken = errors.New("the token is not known")
+var (
+	// ErrUnknownToken is what Config.Check returns for a token that is nobody's.
+	ErrUnknownToken = errors.New("the token is not known")
+	// ErrRevokedToken is what Config.Check returns, with the name, for a token that was somebody's.
+	ErrRevokedToken = errors.New("the token was revoked")
+)
 
-// maxToken bounds what is hashed and looked up for a stranger.
-const maxToken = 512
+const (
+	// maxToken bounds what is hashed and looked up for a stranger.
+	maxToken = 512
+	// recheck is how often the token of a request that goes on is looked at again.
+	recheck = time.Second
+)
 
 // Config is what a gate needs. Check and Logger are required.
 type Config struct {
-	// Check says whose an operator's token is, or ErrUnknownToken; another error means that it could not find out. It
-	// must take as long for a token that is nearly right as for any other.
+	// Check says whose an operator's token is, or ErrUnknownToken or ErrRevokedToken; another error means that it could
+	// not find out. It must take as long for a token that is nearly right as for any other.
 	Check func(ctx context.Context, token string) (name string, role Role, err error)
 	// Logger is told of refusals, never of a token.
 	Logger *slog.Logger
@@ -110,8 +118,38 @@ func (g *Gate) guard(route Route) http.Handler {
 			g.refuse(w, r, route, err)
 			return
 		}
-		route.Handler.ServeHTTP(w, r.WithContext(WithPrincipal(r.Context(), p)))
+		ctx := WithPrincipal(r.Context(), p)
+		if p.Role != "" {
+			var end context.CancelFunc
+			ctx, end = g.whileGood(ctx, r)
+			defer end()
+		}
+		route.Handler.ServeHTTP(w, r.WithContext(ctx))
 	})
+}
+
+// whileGood returns a context that ends when the operator's token of the request is good no more: a watch may last for
+// days. A check that fails says nothing about the token.
+func (g *Gate) whileGood(ctx context.Context, r *http.Request) (context.Context, context.CancelFunc) {
+	ctx, end := context.WithCancel(ctx)
+	token, _ := credentials(r)
+	go func() {
+		ticker := time.NewTicker(recheck)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+			}
+			if name, _, err := g.config.Check(ctx, token); errors.Is(err, ErrRevokedToken) || errors.Is(err, ErrUnknownToken) {
+				g.config.Logger.Warn("request ended: its token was revoked", "operator", name, "path", r.URL.Path, "remote", remote(r))
+				end()
+				return
+			}
+		}
+	}()
+	return ctx, end
 }
 
 // visit is one request before the gate.
@@ -135,11 +173,17 @@ func (v *visit) operator() (Principal, error) {
 	return v.principal, v.err
 }
 
-// wrongToken and tooMany are refusals that have their own status.
+// wrongToken, revokedToken and tooMany are refusals that have their own status.
 type wrongToken struct{}
 
 func (wrongToken) Error() string {
 	return "the token is not known to this manager: log in again with dhow login, or mind which manager this is"
+}
+
+type revokedToken struct{ name string }
+
+func (t revokedToken) Error() string {
+	return fmt.Sprintf("the operator token %q was revoked: get a new one (dhow-fleet token --name NAME, on the manager's machine) and log in with it with dhow login", t.name)
 }
 
 type tooMany struct{ wait time.Duration }
@@ -173,6 +217,9 @@ func (g *Gate) operator(r *http.Request) (Principal, error) {
 	case errors.Is(err, ErrUnknownToken):
 		g.guesses.wrong(from, now)
 		return Principal{}, wrongToken{}
+	case errors.Is(err, ErrRevokedToken):
+		// It was right once, so that it is no guess: a forgotten script must not lock its colleagues out.
+		return Principal{}, revokedToken{name}
 	case err != nil:
 		return Principal{}, unavailable{err}
 	case name == "" || role == "":

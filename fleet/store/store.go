@@ -1,7 +1,7 @@
 // Package store keeps everything the fleet manager must not forget, in one SQLite database.
 //
-// It holds declared resources, nodes with their desired and reported states, join and operator tokens, the releases
-// that a failed rollout can go back to, and the totals that nodes delivered. Nodes live in tables of their own and are
+// It holds declared resources, nodes with their desired and reported states, join tokens, the releases that a failed
+// rollout can go back to, and the totals that nodes delivered; store/operators keeps the operators' tokens beside them. Nodes live in tables of their own and are
 // presented as resources of kind Node beside the declared ones.
 //
 // Every change takes one or more numbers of a single counter, the resource version, so that all changes of the fleet
@@ -31,6 +31,8 @@ import (
 
 	_ "github.com/mattn/go-sqlite3" // the driver called "sqlite3"
 	"github.com/pressly/goose/v3"
+
+	"github.com/dhowfleet/dhow/fleet/store/operators"
 )
 
 var (
@@ -161,6 +163,9 @@ func (s *Store) Close() error {
 // DB is the database for packages that keep tables of their own in it, such as the registry's index. Its transactions
 // begin immediate and wait for the store's writers for at most five seconds.
 func (s *Store) DB() *sql.DB { return s.shared }
+
+// Operators are the operators' tokens.
+func (s *Store) Operators() *operators.Tokens { return operators.New(s.writer, s.reader, s.now) }
 
 // Epoch names this database: it is made once and differs from that of every other manager.
 func (s *Store) Epoch() string { return s.epoch }

@@ -297,44 +297,6 @@ func freeName(ctx context.Context, tx *sql.Tx, wish string) (string, error) {
 	return "", fmt.Errorf("%w: %d nodes are called %q already; give this one a name of its own", ErrConflict, maxNames, wish)
 }
 
-// CreateOperatorToken makes a token for an operator and returns its secret, which is kept only as a hash. The name must
-// be new.
-func (s *Store) CreateOperatorToken(ctx context.Context, name, role string) (string, error) {
-	plain := "dhow-op-" + secret()
-	err := s.write(ctx, func(tx *sql.Tx) error {
-		var one int
-		err := tx.QueryRowContext(ctx, `SELECT 1 FROM operator_tokens WHERE name = $1`, name).Scan(&one)
-		if err == nil {
-			return fmt.Errorf("%w: there is an operator token %q already", ErrConflict, name)
-		}
-		if !errors.Is(err, sql.ErrNoRows) {
-			return err
-		}
-		_, err = tx.ExecContext(ctx, `INSERT INTO operator_tokens (name, secret_hash, role, created_at) VALUES ($1, $2, $3, $4)`,
-			name, hash(plain), role, nanos(s.now()))
-		return err
-	})
-	if err != nil {
-		return "", err
-	}
-	return plain, nil
-}
-
-// CheckOperatorToken returns whose token it is, or ErrNotFound.
-func (s *Store) CheckOperatorToken(ctx context.Context, secret string) (name, role string, err error) {
-	// The lookup is by the hash of 130 random bits: its timing says nothing about a secret that one could get nearer to.
-	h := hash(secret)
-	var stored []byte
-	err = s.reader.QueryRowContext(ctx, `SELECT name, role, secret_hash FROM operator_tokens WHERE secret_hash = $1`, h).Scan(&name, &role, &stored)
-	if errors.Is(err, sql.ErrNoRows) || err == nil && subtle.ConstantTimeCompare(stored, h) != 1 {
-		return "", "", fmt.Errorf("%w: the operator token is not known", ErrNotFound)
-	}
-	if err != nil {
-		return "", "", fmt.Errorf("cannot check an operator token: %w", err)
-	}
-	return name, role, nil
-}
-
 func toInt(b bool) int64 {
 	if b {
 		return 1

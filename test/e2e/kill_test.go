@@ -198,9 +198,14 @@ var elsewhereManager = map[string]string{
 	"registry/blob-mounted": registryTest, "registry/blob-unlinked": registryTest, "registry/chunk-kept": registryTest,
 	"registry/collected": registryTest, "registry/links-collected": registryTest, "registry/manifest-deleted": registryTest,
 	"registry/session-expired": registryTest,
+	"operators/create":         operatorsTest, "operators/create-committed": operatorsTest,
+	"operators/revoke": operatorsTest, "operators/revoke-committed": operatorsTest,
 }
 
-const registryTest = "fleet/registry's kill test"
+const (
+	registryTest  = "fleet/registry's kill test"
+	operatorsTest = "fleet/store/operators' kill test; the manager does not pass them, dhow-fleet token does"
+)
 
 // TestManagerKilledAtEveryWritePoint kills the manager at each place where it writes state while nodes join, models are
 // pushed, rollouts change and counts arrive. The authority writes at init only and has a kill test of its own.

@@ -17,6 +17,7 @@ import (
 	"github.com/dhowfleet/dhow/fleet/api"
 	"github.com/dhowfleet/dhow/fleet/authority"
 	"github.com/dhowfleet/dhow/fleet/store"
+	"github.com/dhowfleet/dhow/fleet/store/operators"
 	fleetv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/fleet/v1"
 	"github.com/dhowfleet/dhow/protocol/transport"
 )
@@ -46,7 +47,7 @@ func Start(t testing.TB, more ...access.Route) *Manager {
 	if m.Store, err = store.Open(t.Context(), filepath.Join(t.TempDir(), "fleet.db")); err != nil {
 		t.Fatal(err)
 	}
-	if m.Token, err = m.Store.CreateOperatorToken(t.Context(), "ana", string(access.Admin)); err != nil {
+	if m.Token, err = m.Store.Operators().Create(t.Context(), "ana", string(access.Admin)); err != nil {
 		t.Fatal(err)
 	}
 	logger := slog.New(slog.DiscardHandler)
@@ -56,8 +57,8 @@ func Start(t testing.TB, more ...access.Route) *Manager {
 		t.Fatal(err)
 	}
 	check := func(ctx context.Context, token string) (string, access.Role, error) {
-		name, role, err := m.Store.CheckOperatorToken(ctx, token)
-		if errors.Is(err, store.ErrNotFound) {
+		name, role, err := m.Store.Operators().Check(ctx, token)
+		if errors.Is(err, operators.ErrUnknown) {
 			err = access.ErrUnknownToken
 		}
 		return name, access.Role(role), err

@@ -45,12 +45,15 @@ CREATE TABLE join_tokens (
     created_at       BIGINT  NOT NULL
 );
 
+-- operator_tokens keeps revoked ones, so that whoever still brings one is told; their names are free again.
 CREATE TABLE operator_tokens (
-    name        TEXT   NOT NULL PRIMARY KEY,
-    secret_hash BYTEA  NOT NULL UNIQUE,
+    secret_hash BYTEA  NOT NULL PRIMARY KEY,
+    name        TEXT   NOT NULL,
     role        TEXT   NOT NULL,
-    created_at  BIGINT NOT NULL
+    created_at  BIGINT NOT NULL,
+    revoked_at  BIGINT NOT NULL
 );
+CREATE UNIQUE INDEX operator_tokens_good ON operator_tokens (name) WHERE revoked_at = 0;
 
 CREATE TABLE nodes (
     id                     TEXT    NOT NULL PRIMARY KEY,
