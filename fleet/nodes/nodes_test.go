@@ -159,6 +159,34 @@ func TestPendingNodeWaitsForApproval(t *testing.T) {
 	}
 }
 
+// TestARefusedMachineStaysOut: it asks again and again with its token and key, also after its node was deleted.
+func TestARefusedMachineStaysOut(t *testing.T) {
+	h := open(t)
+	q := &syncv1.EnrolRequest{JoinToken: h.token(t, store.JoinTokenSpec{RequireApproval: true, Uses: 5}), CertificateRequest: request(t), NodeName: "till", Protocol: version.Current}
+	if out, err := h.Enrol(t.Context(), q); err != nil || !out.GetPending() {
+		t.Fatalf("got %v (%v)", out, err)
+	}
+	if err := h.store.RevokeNode(t.Context(), "till", "not ours"); err != nil {
+		t.Fatal(err)
+	}
+	_, err := h.Enrol(t.Context(), q)
+	wantRefusal(t, err, ReasonRevoked)
+	if _, err := h.store.Apply(t.Context(), []store.Change{{Delete: &store.Key{Kind: store.KindNode, Name: "till"}}}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		_, err = h.Enrol(t.Context(), q)
+		wantRefusal(t, err, "token-key-refused")
+	}
+	if nodes, err := h.store.Nodes(t.Context()); err != nil || len(nodes) != 0 {
+		t.Errorf("the refused machine is a node again: %v (%v)", nodes, err)
+	}
+	q.JoinToken = h.token(t, store.JoinTokenSpec{})
+	if out, err := h.Enrol(t.Context(), q); err != nil || out.GetIdentity() == nil {
+		t.Errorf("with a new token: %v (%v)", out, err)
+	}
+}
+
 func TestBadEnrolments(t *testing.T) {
 	h := open(t)
 	good := h.token(t, store.JoinTokenSpec{Uses: 10})

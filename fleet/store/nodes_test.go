@@ -2,6 +2,7 @@ package store
 
 import (
 	"crypto/sha256"
+	"database/sql"
 	"errors"
 	"fmt"
 	"strings"
@@ -139,6 +140,123 @@ func TestTokenRefusals(t *testing.T) {
 	}
 	if _, _, err := s.CreateJoinToken(t.Context(), JoinTokenSpec{Region: "ae-dubai", Site: "nowhere"}); !errors.Is(err, ErrNotFound) {
 		t.Errorf("a token for a site that is not there: %v", err)
+	}
+}
+
+// TestADeletedMachineStaysRefused: a machine that was revoked does not come in again by the token it had, though its
+// node was deleted; by a new token it does.
+func TestADeletedMachineStaysRefused(t *testing.T) {
+	for _, approval := range []bool{true, false} {
+		s := open(t)
+		ctx := t.Context()
+		id, plain := invite(t, s, JoinTokenSpec{Uses: 5, RequireApproval: approval})
+		again := func(id, plain, node string) (*Node, error) {
+			e := enrolment(id, plain, "till", 1)
+			e.ID = node
+			return s.UseJoinToken(ctx, e)
+		}
+		if _, err := again(id, plain, "n-first"); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.RevokeNode(ctx, "till", "not ours"); err != nil {
+			t.Fatal(err)
+		}
+		apply(t, s, Change{Delete: &Key{KindNode, "till"}})
+		for range 2 {
+			_, err := again(id, plain, "n-again")
+			wantReason(t, err, TokenKeyRefused)
+			for _, want := range []string{`"till"`, "not ours", "dhow node invite"} {
+				if !strings.Contains(fmt.Sprint(err), want) {
+					t.Errorf("the refusal does not say %s: %v", want, err)
+				}
+			}
+		}
+		tokens, err := s.ListJoinTokens(ctx)
+		if err != nil || tokens[0].GetUsed() != 1 {
+			t.Errorf("refusals use the token up: %v (%v)", tokens, err)
+		}
+		if _, err := s.UseJoinToken(ctx, enrolment(id, plain, "till", 2)); err != nil {
+			t.Errorf("another machine with the token: %v", err)
+		}
+		next, secret := invite(t, s, JoinTokenSpec{RequireApproval: approval})
+		if n, err := again(next, secret, "n-again"); err != nil || n.ID != "n-again" {
+			t.Errorf("the machine with a new token: %v (%v)", n, err)
+		}
+		// A deletion alone refuses nobody: a pending machine asks again.
+		if approval {
+			apply(t, s, Change{Delete: &Key{KindNode, "till"}})
+			if n, err := s.UseJoinToken(ctx, enrolment(id, plain, "till", 2)); err != nil || n.State != NodePending {
+				t.Errorf("a machine that was deleted and not revoked: %v (%v)", n, err)
+			}
+		}
+	}
+}
+
+func refusedKeys(t *testing.T, s *Store) (n int) {
+	t.Helper()
+	if err := s.reader.QueryRow(`SELECT COUNT(*) FROM refused_keys`).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// TestRefusedKeysAreBounded: of one token not too many are kept, and none without their token.
+func TestRefusedKeysAreBounded(t *testing.T) {
+	s := open(t)
+	ctx := t.Context()
+	id, plain := invite(t, s, JoinTokenSpec{Uses: 2})
+	for i := range 2 {
+		n, err := s.UseJoinToken(ctx, enrolment(id, plain, "till", i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.RevokeNode(ctx, n.Name, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	apply(t, s, Change{Delete: &Key{KindNode, "till"}})
+	if err := s.write(ctx, func(tx *sql.Tx) error {
+		for i := range maxRefusedKeys - 1 {
+			if _, err := tx.ExecContext(ctx, `INSERT INTO refused_keys (token_id, key_hash, node, reason) VALUES ($1, $2, 'x', '')`, id, fmt.Append(nil, i)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := s.Apply(ctx, []Change{{Delete: &Key{KindNode, "till-2"}}})
+	if !errors.Is(err, ErrConflict) || !strings.Contains(err.Error(), "dhow token revoke "+id) {
+		t.Fatalf("one more than is remembered: %v", err)
+	}
+	if err := s.RevokeJoinToken(ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	apply(t, s, Change{Delete: &Key{KindNode, "till-2"}})
+	for i := range 2 {
+		_, err = s.UseJoinToken(ctx, enrolment(id, plain, "till", i))
+		wantReason(t, err, TokenRevoked)
+	}
+	if n := refusedKeys(t, s); n != 0 {
+		t.Errorf("%d keys are kept of a token that is refused itself", n)
+	}
+
+	old, plain := invite(t, s, JoinTokenSpec{Uses: 2})
+	n, err := s.UseJoinToken(ctx, enrolment(old, plain, "old", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.RevokeNode(ctx, n.Name, ""); err != nil {
+		t.Fatal(err)
+	}
+	apply(t, s, Change{Delete: &Key{KindNode, n.Name}})
+	if n := refusedKeys(t, s); n != 1 {
+		t.Fatalf("%d keys are kept, want 1", n)
+	}
+	s.now = func() time.Time { return start.AddDate(0, 2, 0) }
+	invite(t, s, JoinTokenSpec{ExpiresAt: start.AddDate(0, 3, 0)})
+	if n := refusedKeys(t, s); n != 0 {
+		t.Errorf("%d keys are kept of a token that is forgotten", n)
 	}
 }
 

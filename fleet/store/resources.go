@@ -158,10 +158,9 @@ func (s *Store) remove(ctx context.Context, tx *sql.Tx, k Key, ifVersion uint64)
 	}
 	switch k.Kind {
 	case KindNode:
-		if state := have.GetNode().GetStatus().GetState(); state == NodeActive {
-			return nil, fmt.Errorf("%w: node %q is active; revoke it before it is deleted", ErrConflict, k.Name)
+		if err := deleteNode(ctx, tx, k.Name); err != nil {
+			return nil, err
 		}
-		_, err = tx.ExecContext(ctx, `DELETE FROM nodes WHERE name = $1`, k.Name)
 	case KindRollout:
 		if _, err := tx.ExecContext(ctx, `DELETE FROM releases WHERE rollout = $1`, k.Name); err != nil {
 			return nil, err

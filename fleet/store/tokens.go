@@ -28,6 +28,8 @@ const (
 	TokenUsed    TokenReason = "used"
 	TokenRevoked TokenReason = "revoked"
 	TokenMoot    TokenReason = "site-gone"
+	// TokenKeyRefused: the token is good, but not for this machine, which was revoked.
+	TokenKeyRefused TokenReason = "key-refused"
 )
 
 // TokenError refuses a token.
@@ -166,7 +168,8 @@ func (s *Store) RevokeJoinToken(ctx context.Context, id string) error {
 		if n, err := res.RowsAffected(); err != nil || n == 0 {
 			return errors.Join(err, fmt.Errorf("%w: there is no join token %q", ErrNotFound, id))
 		}
-		return nil
+		_, err = tx.ExecContext(ctx, `DELETE FROM refused_keys WHERE token_id = $1`, id)
+		return err
 	})
 }
 
@@ -187,24 +190,22 @@ type Enrolment struct {
 
 // UseJoinToken enrols a node, in one transaction: of any number of uses of a one-use token exactly one wins. The same
 // token with the same key returns the node that it enrolled before, even after the token expired or was used up, so
-// that a lost answer can be asked for again. Refusals are *TokenError.
+// that a lost answer can be asked for again, unless the node was revoked and deleted: then the key is refused. Refusals
+// are *TokenError.
 func (s *Store) UseJoinToken(ctx context.Context, e Enrolment) (*Node, error) {
 	// Look first without the writer's lock: guesses must not slow the fleet down.
-	if err := s.read(ctx, func(tx *sql.Tx) error { _, err := knownToken(ctx, tx, e); return err }); err != nil {
+	if err := s.read(ctx, func(tx *sql.Tx) error { _, err := usableToken(ctx, tx, e); return err }); err != nil {
 		return nil, err
 	}
 	var node *Node
 	err := s.write(ctx, func(tx *sql.Tx) error {
-		token, err := knownToken(ctx, tx, e)
+		token, err := usableToken(ctx, tx, e)
 		if err != nil {
 			return err
 		}
 		again, err := queryNodes(ctx, tx, `WHERE n.token_id = $1 AND n.key_hash = $2`, e.TokenID, e.KeyHash[:])
 		if err != nil {
 			return err
-		}
-		if token.GetRevoked() {
-			return refuse(TokenRevoked, "the join token was revoked; ask for a new one with dhow node invite")
 		}
 		if len(again) > 0 {
 			node = again[0]
@@ -235,7 +236,8 @@ func (s *Store) UseJoinToken(ctx context.Context, e Enrolment) (*Node, error) {
 	return node, nil
 }
 
-func knownToken(ctx context.Context, tx *sql.Tx, e Enrolment) (*fleetv1.JoinToken, error) {
+// usableToken finds the token of an enrolment and refuses it when it brings in nobody, or not this machine.
+func usableToken(ctx context.Context, tx *sql.Tx, e Enrolment) (*fleetv1.JoinToken, error) {
 	rows, err := queryTokens(ctx, tx, `WHERE id = $1`, e.TokenID)
 	if err != nil {
 		return nil, err
@@ -246,7 +248,10 @@ func knownToken(ctx context.Context, tx *sql.Tx, e Enrolment) (*fleetv1.JoinToke
 	if subtle.ConstantTimeCompare(rows[0].hash, hash(e.Secret)) != 1 {
 		return nil, errInvalidToken
 	}
-	return rows[0].info, nil
+	if rows[0].info.GetRevoked() {
+		return nil, refuse(TokenRevoked, "the join token was revoked; ask for a new one with dhow node invite")
+	}
+	return rows[0].info, checkRefused(ctx, tx, e)
 }
 
 func (s *Store) insertNode(ctx context.Context, tx *sql.Tx, e Enrolment, token *fleetv1.JoinToken) (*Node, error) {

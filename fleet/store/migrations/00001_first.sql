@@ -79,6 +79,16 @@ CREATE TABLE nodes (
     UNIQUE (token_id, key_hash)
 );
 
+-- refused_keys are the keys of machines that came in by a token, were revoked and deleted: the token brings them in no
+-- more. They go with their token, and when it is revoked itself.
+CREATE TABLE refused_keys (
+    token_id TEXT  NOT NULL REFERENCES join_tokens (id) ON DELETE CASCADE,
+    key_hash BYTEA NOT NULL,
+    node     TEXT  NOT NULL,
+    reason   TEXT  NOT NULL,
+    PRIMARY KEY (token_id, key_hash)
+);
+
 CREATE TABLE desired (
     node_id    TEXT   NOT NULL PRIMARY KEY REFERENCES nodes (id) ON DELETE CASCADE,
     generation BIGINT NOT NULL,
@@ -127,6 +137,7 @@ DROP TABLE totals;
 DROP TABLE deliveries;
 DROP TABLE releases;
 DROP TABLE desired;
+DROP TABLE refused_keys;
 DROP TABLE nodes;
 DROP TABLE operator_tokens;
 DROP TABLE join_tokens;
