@@ -16,7 +16,7 @@ func (d *decision) begin(p *plan) string {
 	case len(stages) > 1:
 		return fmt.Sprintf("it has %d stages, and one is supported: keep one", len(stages))
 	case len(stages) == 1:
-		p.region, p.site = stages[0].GetSelect().GetRegion(), stages[0].GetSelect().GetSite()
+		p.region, p.site = selector(p.spec).GetRegion(), selector(p.spec).GetSite()
 		if traffic := stages[0].GetTraffic(); traffic != "" {
 			share, err := resource.ParseShare(traffic)
 			if err != nil {

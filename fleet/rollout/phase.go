@@ -1,14 +1,11 @@
 package rollout
 
 import (
-	"fmt"
 	"strings"
 	"unicode"
 
 	fleetv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/fleet/v1"
 	syncv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/sync/v1"
-
-	"github.com/dhowfleet/dhow/fleet/resource"
 )
 
 // tally counts a rollout's nodes by what they report of its copy.
@@ -105,6 +102,7 @@ func (d *decision) decidePhase(p *plan) (Release, bool) {
 	}
 	p.tally(d)
 	newer := d.overtakenBy(p)
+	p.newer = newer
 	switch {
 	case p.complete:
 		// Complete stays so: a node that joins or fails later does not undo what all nodes served.
@@ -127,14 +125,12 @@ func (d *decision) decidePhase(p *plan) (Release, bool) {
 		p.phase = RollingBack
 	case p.count.nodes > 0 && p.count.serving == p.count.nodes:
 		p.phase, p.complete = Complete, true
-		p.message = d.sentence(p, newer)
 		release := Release{Rollout: p.name, Sequence: p.sequence, Model: p.spec.GetModel(), Version: p.spec.GetVersion(), Digest: p.digest,
 			Region: p.region, Site: p.site, Millionths: p.millionths, Retry: p.spec.GetRetry(), CompletedAt: d.Now}
 		return release, true
 	default:
 		p.phase = Progressing
 	}
-	p.message = d.sentence(p, newer)
 	return Release{}, false
 }
 
@@ -152,92 +148,13 @@ func (d *decision) overtakenBy(p *plan) *plan {
 	return nil
 }
 
-// between parts the cause of a failure from what is done about it, so that the cause is kept when nodes no longer
-// report it.
-const between = " | "
-
-func (d *decision) sentence(p *plan, newer *plan) string {
-	c := &p.count
-	what := fmt.Sprintf("%s version %s", p.spec.GetModel(), p.spec.GetVersion())
-	cause, _, _ := strings.Cut(p.was.GetMessage(), between)
-	switch p.was.GetPhase() {
-	case RollingBack, RolledBack, Held:
-	default:
-		cause = ""
-	}
-	if cause == "" && c.failed > 0 {
-		cause = fmt.Sprintf("node %s failed: %s", c.causeNode, c.cause)
-	}
-	switch p.phase {
-	case Superseded:
-		by := "a newer rollout"
-		if newer != nil {
-			by = fmt.Sprintf("rollout %s (version %s)", newer.name, newer.spec.GetVersion())
-		}
-		if p.complete {
-			return fmt.Sprintf("was complete; superseded by %s", by)
-		}
-		return fmt.Sprintf("superseded by %s before it was complete; apply a change, such as a higher retry, to begin again", by)
-	case RollingBack:
-		return cause + between + fmt.Sprintf("going back to what was complete before: %s back%s", of(c.back, c.nodes), offline(c.awayOffline))
-	case RolledBack:
-		return cause + between + fmt.Sprintf("back at what was complete before: %s%s; publish another version, or raise retry", of(c.back, c.nodes), offline(c.awayOffline))
-	case Held:
-		return cause + between + fmt.Sprintf("held: %s %s, %d failed; nothing changes until the rollout is changed or deleted", of(c.serving, c.nodes), serves(c.serving, what), c.failed)
-	}
-	if c.nodes == 0 {
-		if p.complete {
-			return fmt.Sprintf("was complete with %s; no node is selected now", what)
-		}
-		return fmt.Sprintf("no active node is selected yet; the first to join gets %s", what)
-	}
-	if c.serving == c.nodes {
-		return fmt.Sprintf("%s %s%s", of(c.serving, c.nodes), serves(c.serving, what), share(p))
-	}
-	text := fmt.Sprintf("%s %s%s", of(c.serving, c.nodes), serves(c.serving, what), share(p))
-	if w := c.waiting(); w > 0 {
-		text += fmt.Sprintf(", %d on the way%s", w, offline(c.offline))
-	}
-	if c.failed > 0 {
-		text += fmt.Sprintf(", %d failed (%s)", c.failed, cause)
-	}
-	return text
-}
-
-func of(n, all uint32) string {
-	if all == 1 {
-		return fmt.Sprintf("%d of 1 node", n)
-	}
-	if n == all {
-		return fmt.Sprintf("all %d nodes", n)
-	}
-	return fmt.Sprintf("%d of %d nodes", n, all)
-}
-
-func serves(n uint32, what string) string {
-	if n == 1 {
-		return "serves " + what
-	}
-	return "serve " + what
-}
-
-func share(p *plan) string {
-	if p.millionths == resource.All {
-		return ""
-	}
-	return fmt.Sprintf(" to %s of requests", p.spec.GetStages()[0].GetTraffic())
-}
-
-func offline(n uint32) string {
-	if n == 0 {
-		return ""
-	}
-	return fmt.Sprintf(" (%d offline)", n)
-}
-
 func (d *decision) status(p *plan) *fleetv1.RolloutStatus {
+	if p.phase != Pending {
+		p.message = p.sentence()
+	}
 	s := &fleetv1.RolloutStatus{Phase: p.phase, Message: p.message, Nodes: p.count.nodes, Serving: p.count.serving, Failed: p.count.failed,
-		Waiting: p.count.waiting(), ManifestDigest: p.digest, ObservedGeneration: p.generation, Sequence: p.sequence}
+		Waiting: p.count.waiting(), ManifestDigest: p.digest, ObservedGeneration: p.generation, Sequence: p.sequence,
+		TakingAll: p.told.all, Overtaken: p.overtaken()}
 	if p.complete {
 		s.Stage = 1
 	}

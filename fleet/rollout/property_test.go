@@ -75,6 +75,7 @@ func TestEveryDecisionIsSafe(t *testing.T) {
 			before := clone(f.Snapshot)
 			p := f.decide()
 			safe(t, before, p)
+			agrees(t, f.Snapshot, before.Releases, p)
 			again := Decide(f.Snapshot)
 			for id, copies := range again.Copies {
 				if !sameCopies(copies, p.Copies[id]) {

@@ -13,15 +13,32 @@
 // share below all, the rest goes to the base: the newest release from before this rollout that selects the node too.
 // A rollout that failed leaves the node with the base alone, or with nothing where nothing was complete before.
 //
+// # Shares, and what is gone back to
+//
+// A share is kept only where there is a base to take the rest. Where nothing else was complete, the version takes all
+// requests: an operator who asks for 10 % wants a trial beside what serves, not nine of ten requests refused at a branch
+// where nothing serves yet. The status says so and counts these nodes. The share begins to hold by itself as soon as an
+// older rollout becomes complete there, and ends to hold when the last one is deleted.
+//
+// A share is a trial and no ground to go back to: among releases the newest that took all requests is the base, even
+// though a trial became complete after it. Only where there is none, the newest trial is, and then takes all. So after a
+// failure requests go to one version that was trusted with all of them, and the status names it, or says that there is
+// none and that requests are refused.
+//
 // # Phases
 //
 //	Pending      something it names is not there (yet), the sentence says what
 //	Progressing  nodes are on their way
-//	Complete     every selected node served it; stays so when nodes join later or fail later
+//	Complete     at one moment every node that it governs served it. It stays so: nodes that join later or fail later
+//	             get it and undo nothing; the counts and the sentence tell how many of all serve it now
 //	RollingBack  a node reported its copy as failed; nodes are going back
 //	RolledBack   every node that can be reached is back
 //	Held         a node failed and onFailure is "hold": nodes keep what they have, no further node begins
-//	Superseded   a newer rollout governs all nodes that this one selects; one that was not complete never resumes
+//	Superseded   a newer rollout governs all nodes that this one selects; one that was not complete never resumes.
+//	             It may still be what takes the rest of requests, or what nodes were left with: the sentence says so
+//
+// Selected nodes that a newer rollout governs are no part of a rollout's counts, but for those that came back to it;
+// they are counted apart, and the sentence names whom they follow.
 //
 // Failed phases end when the spec changes, by another version or a higher retry. Only a copy reported as failed with
 // the rollout's digest and retry counter is a failure. Being offline, waiting or downloading never is.
@@ -108,7 +125,9 @@ type plan struct {
 	message      string
 	complete     bool
 	nodes        []*Node // those that it governs
-	count        tally
+	newer        *plan   // governs all nodes that it selects
+	count        tally   // of what nodes report
+	told         orders  // of what nodes are told
 }
 
 type decision struct {
@@ -117,11 +136,13 @@ type decision struct {
 	byName   map[string]*plan     //
 	releases map[string][]Release // by model, newest first
 	regionOf map[string]string    // of a site
+	groups   map[group]uint32     // nodes
 }
 
 // Decide decides. It changes nothing of what it is given.
 func Decide(s Snapshot) Plan {
-	d := &decision{Snapshot: s, byModel: map[string][]*plan{}, byName: map[string]*plan{}, releases: map[string][]Release{}, regionOf: map[string]string{}}
+	d := &decision{Snapshot: s, byModel: map[string][]*plan{}, byName: map[string]*plan{}, releases: map[string][]Release{}, regionOf: map[string]string{},
+		groups: map[group]uint32{}}
 	for _, site := range s.Sites {
 		d.regionOf[site.GetMetadata().GetName()] = site.GetSite().GetSpec().GetRegion()
 	}
@@ -149,11 +170,13 @@ func Decide(s Snapshot) Plan {
 		}
 	}
 	d.readReleases(out.Completed) // what is complete now is a base from now on
+	// Sentences come last and count what was told, so that a status says what the desired states say.
 	for i := range d.Nodes {
 		if n := &d.Nodes[i]; n.Active {
 			out.Copies[n.ID] = d.copies(n)
 		}
 	}
+	d.follow()
 	for name, p := range d.byName {
 		out.Statuses[name] = d.status(p)
 	}
@@ -217,7 +240,7 @@ func (d *decision) handBack(p *plan) {
 			continue
 		}
 		if base, ok := d.base(p, n); ok {
-			if older := d.byName[base.Rollout]; older.sequence == base.Sequence {
+			if older := d.rolloutOf(base); older != nil {
 				older.nodes = append(older.nodes, n)
 			}
 		}
@@ -230,4 +253,34 @@ func (d *decision) covers(p, other *plan) bool {
 		return false
 	}
 	return p.region == "" || p.region == other.region || other.site != "" && d.regionOf[other.site] == p.region
+}
+
+// Governing returns the rollout of a model that governs the nodes of a place, by the statuses that were decided last, or
+// nil. It is for those who look at a fleet from outside; a rollout that was not decided upon yet governs nobody.
+func Governing(rollouts []*fleetv1.Resource, model, region, site string) *fleetv1.Resource {
+	place := Node{Region: region, Site: site}
+	var newest *fleetv1.Resource
+	for _, r := range rollouts {
+		spec, status := r.GetRollout().GetSpec(), r.GetRollout().GetStatus()
+		if spec.GetModel() != model || status.GetPhase() == "" || status.GetPhase() == Pending || status.GetObservedGeneration() != r.GetMetadata().GetGeneration() {
+			continue
+		}
+		in := selector(spec)
+		if !selects(in.GetRegion(), in.GetSite(), &place) {
+			continue
+		}
+		if newest == nil || status.GetSequence() > newest.GetRollout().GetStatus().GetSequence() ||
+			status.GetSequence() == newest.GetRollout().GetStatus().GetSequence() && r.GetMetadata().GetName() < newest.GetMetadata().GetName() {
+			newest = r
+		}
+	}
+	return newest
+}
+
+// selector returns what the one stage of a rollout selects; nil selects all.
+func selector(spec *fleetv1.RolloutSpec) *fleetv1.StageSelector {
+	if stages := spec.GetStages(); len(stages) > 0 {
+		return stages[0].GetSelect()
+	}
+	return nil
 }

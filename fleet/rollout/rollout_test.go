@@ -436,7 +436,7 @@ func TestNewerRolloutSupersedes(t *testing.T) {
 	f.wantTold(t, "rotterdam/1", "1 baseline 1000000")
 	f.apply("deira", spec("2", in("", "deira")))
 	f.settle()
-	f.want(t, "dubai", Complete, "no node is selected now")
+	f.want(t, "dubai", Complete, "was complete with m version 3; the only node that it selects follows rollout deira")
 	f.apply("dubai2", spec("1", in("dubai", "")))
 	f.settle()
 	f.want(t, "deira", Superseded)
