@@ -8,18 +8,14 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
-	"github.com/dhowfleet/dhow/fleet/store/latency"
+	"github.com/dhowfleet/dhow/fleet/store/tally"
 	fleetv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/fleet/v1"
 	syncv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/sync/v1"
-	"github.com/dhowfleet/dhow/protocol/identity"
 	"github.com/dhowfleet/dhow/test/failpoint"
 )
 
 const (
 	maxTotalsPerNode = 1000 // combinations of model, version and role
-	maxCounts        = 256
-	maxNameLength    = 128
-	maxPlausible     = 1 << 53
 	maxSequence      = 1 << 62
 )
 
@@ -50,19 +46,14 @@ func (s *Store) Deliver(ctx context.Context, nodeID string, aggregates []*syncv1
 			return err
 		}
 		acknowledged = uint64(mark)
-		sums := map[totalsKey]*syncv1.RequestTotals{}
+		sums := tally.Sums{}
 		for _, a := range aggregates {
 			if a.GetSequence() <= acknowledged {
 				continue
 			}
 			acknowledged = a.GetSequence()
-			if !saneAggregate(a) {
+			if !sums.Add(a) {
 				rejected++
-				continue
-			}
-			for _, r := range a.GetRequests() {
-				k := keyOf(r)
-				sums[k] = addTotals(sums[k], r)
 			}
 		}
 		if acknowledged == uint64(mark) {
@@ -86,62 +77,8 @@ func (s *Store) Deliver(ctx context.Context, nodeID string, aggregates []*syncv1
 	return acknowledged, rejected, nil
 }
 
-type totalsKey struct {
-	model, version string
-	role           syncv1.Role
-}
-
-func keyOf(r *syncv1.RequestTotals) totalsKey {
-	return totalsKey{r.GetModel(), r.GetVersion(), r.GetRole()}
-}
-
-// saneAggregate tells whether the numbers can be true. What it lets pass stays far from where sums would overflow.
-func saneAggregate(a *syncv1.Aggregate) bool {
-	for _, r := range a.GetRequests() {
-		if identity.ValidName(r.GetModel()) != nil || r.GetVersion() == "" || len(r.GetVersion()) > maxNameLength {
-			return false
-		}
-		if _, known := syncv1.Role_name[int32(r.GetRole())]; !known {
-			return false
-		}
-		if r.GetRequests() > maxPlausible || r.GetErrors() > r.GetRequests() || len(r.GetCounts()) > maxCounts || !latency.Sane(r.GetLatency()) {
-			return false
-		}
-		for _, c := range r.GetCounts() {
-			if c.GetName() == "" || len(c.GetName()) > maxNameLength {
-				return false
-			}
-		}
-	}
-	return true
-}
-
-func addTotals(sum, r *syncv1.RequestTotals) *syncv1.RequestTotals {
-	if sum == nil {
-		return proto.CloneOf(r)
-	}
-	sum.Requests = latency.Add(sum.GetRequests(), r.GetRequests())
-	sum.Errors = latency.Add(sum.GetErrors(), r.GetErrors())
-	sum.LatencySumNs = latency.Add(sum.GetLatencySumNs(), r.GetLatencySumNs())
-	sum.Latency = latency.Merge(sum.GetLatency(), r.GetLatency())
-	for _, c := range r.GetCounts() {
-		found := false
-		for _, have := range sum.Counts {
-			if have.GetName() == c.GetName() {
-				have.Value = latency.Add(have.GetValue(), c.GetValue())
-				found = true
-				break
-			}
-		}
-		if !found && len(sum.Counts) < maxCounts {
-			sum.Counts = append(sum.Counts, proto.CloneOf(c))
-		}
-	}
-	return sum
-}
-
 // saveTotals adds sums to what is stored, and returns how many found no room among the node's totals.
-func saveTotals(ctx context.Context, tx *sql.Tx, nodeID string, sums map[totalsKey]*syncv1.RequestTotals) (left int, err error) {
+func saveTotals(ctx context.Context, tx *sql.Tx, nodeID string, sums tally.Sums) (left int, err error) {
 	var rows int
 	if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM totals WHERE node_id = $1`, nodeID).Scan(&rows); err != nil {
 		return 0, err
@@ -149,7 +86,7 @@ func saveTotals(ctx context.Context, tx *sql.Tx, nodeID string, sums map[totalsK
 	for k, sum := range sums {
 		var body []byte
 		err := tx.QueryRowContext(ctx, `SELECT totals FROM totals WHERE node_id = $1 AND model = $2 AND version = $3 AND role = $4`,
-			nodeID, k.model, k.version, int64(k.role)).Scan(&body)
+			nodeID, k.Model, k.Version, int64(k.Role)).Scan(&body)
 		switch {
 		case errors.Is(err, sql.ErrNoRows):
 			if rows >= maxTotalsPerNode {
@@ -162,15 +99,15 @@ func saveTotals(ctx context.Context, tx *sql.Tx, nodeID string, sums map[totalsK
 		default:
 			have := &syncv1.RequestTotals{}
 			if err := proto.Unmarshal(body, have); err != nil {
-				return 0, fmt.Errorf("the totals of model %q at node %q cannot be read: %w", k.model, nodeID, err)
+				return 0, fmt.Errorf("the totals of model %q at node %q cannot be read: %w", k.Model, nodeID, err)
 			}
-			sum = addTotals(have, sum)
+			sum = tally.Plus(have, sum)
 		}
 		if body, err = proto.Marshal(sum); err != nil {
-			return 0, fmt.Errorf("cannot write the totals of model %q: %w", k.model, err)
+			return 0, fmt.Errorf("cannot write the totals of model %q: %w", k.Model, err)
 		}
 		if _, err := tx.ExecContext(ctx, `INSERT INTO totals (node_id, model, version, role, totals) VALUES ($1, $2, $3, $4, $5)
-			ON CONFLICT (node_id, model, version, role) DO UPDATE SET totals = excluded.totals`, nodeID, k.model, k.version, int64(k.role), body); err != nil {
+			ON CONFLICT (node_id, model, version, role) DO UPDATE SET totals = excluded.totals`, nodeID, k.Model, k.Version, int64(k.Role), body); err != nil {
 			return 0, err
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/dhowfleet/dhow/fleet/store/latency"
+	"github.com/dhowfleet/dhow/fleet/store/tally"
 	syncv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/sync/v1"
 )
 
@@ -108,7 +109,7 @@ func TestDeliverRefusals(t *testing.T) {
 		spoil(func(r *syncv1.RequestTotals) { r.Requests = math.MaxUint64 }),
 		spoil(func(r *syncv1.RequestTotals) { r.Errors = 6 }),
 		spoil(func(r *syncv1.RequestTotals) { r.Counts[0].Name = "" }),
-		spoil(func(r *syncv1.RequestTotals) { r.Counts = make([]*syncv1.NamedCount, maxCounts+1) }),
+		spoil(func(r *syncv1.RequestTotals) { r.Counts = make([]*syncv1.NamedCount, tally.MaxCounts+1) }),
 		spoil(func(r *syncv1.RequestTotals) { r.Latency.Scale = 99 }),
 		spoil(func(r *syncv1.RequestTotals) { r.Latency.Offset = math.MaxInt32 }),
 		spoil(func(r *syncv1.RequestTotals) { r.Latency.Offset = math.MinInt32 }),

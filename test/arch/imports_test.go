@@ -51,6 +51,7 @@ var pure = []string{
 	"wasm/abi", "wasm/metering",
 	"agent/placement", "agent/routing", "agent/guard", "agent/deploy",
 	"fleet/rollout", "fleet/verdict", "fleet/drift", "fleet/training", "fleet/residency", "fleet/resource",
+	"fleet/store/latency", "fleet/store/tally",
 }
 
 var impure = []string{"os", "os/exec", "os/signal", "net", "net/http", "database/sql", "log", "log/slog", "math/rand", "math/rand/v2", "crypto/rand", "sync", "syscall"}
