@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/dhowfleet/dhow/fleet/resource"
+	"github.com/dhowfleet/dhow/fleet/rollout"
 	fleetv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/fleet/v1"
 	syncv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/sync/v1"
 )
@@ -78,7 +79,7 @@ var kindColumns = map[string]columns{
 	resource.KindRollout: {
 		{name: "MODEL", cell: func(_ *app, r *fleetv1.Resource) string { return r.GetRollout().GetSpec().GetModel() }},
 		{name: "VERSION", cell: func(_ *app, r *fleetv1.Resource) string { return r.GetRollout().GetSpec().GetVersion() }},
-		{name: "PHASE", cell: func(_ *app, r *fleetv1.Resource) string { return r.GetRollout().GetStatus().GetPhase() }},
+		{name: "PHASE", cell: func(_ *app, r *fleetv1.Resource) string { return phase(r.GetRollout().GetStatus()) }},
 		{name: "SERVING", cell: func(_ *app, r *fleetv1.Resource) string {
 			s := r.GetRollout().GetStatus()
 			return fmt.Sprintf("%d/%d", s.GetServing(), s.GetNodes())
@@ -142,6 +143,14 @@ func selects(r *fleetv1.Resource) string {
 		out = append(out, place)
 	}
 	return strings.Join(out, ", ")
+}
+
+// phase says the phase, and of a complete rollout that not all nodes serve now how many do.
+func phase(s *fleetv1.RolloutStatus) string {
+	if s.GetPhase() == rollout.Complete && s.GetServing() < s.GetNodes() {
+		return fmt.Sprintf("%s (%d/%d)", s.GetPhase(), s.GetServing(), s.GetNodes())
+	}
+	return s.GetPhase()
 }
 
 func traffic(r *fleetv1.Resource) string {

@@ -12,7 +12,6 @@ import (
 	"github.com/dhowfleet/dhow/fleet/client"
 	"github.com/dhowfleet/dhow/fleet/resource"
 	fleetv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/fleet/v1"
-	syncv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/sync/v1"
 )
 
 func (a *app) newDescribe() *cobra.Command {
@@ -175,76 +174,6 @@ func (a *app) describeModel(ctx context.Context, c *client.Client, d *descriptio
 	d.section("Rollouts")
 	a.inner(d, resource.KindRollout, rollouts, "none yet")
 	return nil
-}
-
-func (a *app) describeRollout(ctx context.Context, c *client.Client, d *description, r *fleetv1.Resource) error {
-	spec, status := r.GetRollout().GetSpec(), r.GetRollout().GetStatus()
-	d.field("Model", spec.GetModel())
-	d.field("Version", spec.GetVersion())
-	d.field("Digest", status.GetManifestDigest())
-	d.field("Selects", selects(r))
-	d.field("Traffic", traffic(r))
-	d.field("On failure", firstOf(spec.GetOnFailure(), "rollback"))
-	if spec.GetRetry() > 0 {
-		d.field("Retry", number(spec.GetRetry()))
-	}
-	d.field("Phase", firstOf(status.GetPhase(), "not looked at yet"))
-	d.field("Message", status.GetMessage())
-	d.field("Nodes", fmt.Sprintf("%d selected, %d serving, %d waiting, %d failed", status.GetNodes(), status.GetServing(), status.GetWaiting(), status.GetFailed()))
-
-	selector := map[string]string{}
-	for _, s := range spec.GetStages() {
-		if s.GetSelect().GetRegion() != "" {
-			selector["region"] = s.GetSelect().GetRegion()
-		}
-		if s.GetSelect().GetSite() != "" {
-			selector["site"] = s.GetSelect().GetSite()
-		}
-	}
-	list, err := a.list(ctx, c, resource.KindNode, selector)
-	if err != nil {
-		return err
-	}
-	d.section("On the nodes")
-	t := d.table("NODE", "SITE", "CONNECTION", "COPY", "REASON", "MESSAGE")
-	shown := 0
-	for _, n := range list.GetResources() {
-		s := n.GetNode().GetStatus()
-		if s.GetState() == "Revoked" {
-			continue
-		}
-		copied := copyOf(s, spec)
-		t.row(n.GetMetadata().GetName(), s.GetSite(), s.GetConnection(), firstOf(copyState(copied), "none"), copied.GetReason(), copied.GetMessage())
-		shown++
-	}
-	if shown == 0 {
-		d.note("it selects no nodes")
-		return nil
-	}
-	t.flush()
-	return nil
-}
-
-// copyOf finds a node's copy of what a rollout brings, or nil.
-func copyOf(s *fleetv1.NodeStatus, spec *fleetv1.RolloutSpec) *syncv1.CopyStatus {
-	for _, c := range s.GetReport().GetCopies() {
-		if c.GetModel() == spec.GetModel() && c.GetVersion() == spec.GetVersion() {
-			return c
-		}
-	}
-	return nil
-}
-
-// copyState says a copy's state in a word, with how far a download is.
-func copyState(c *syncv1.CopyStatus) string {
-	if c == nil {
-		return ""
-	}
-	state := strings.ToLower(strings.TrimPrefix(c.GetState().String(), "COPY_STATE_"))
-	if c.GetState() == syncv1.CopyState_COPY_STATE_DOWNLOADING && c.GetBytesTotal() > 0 {
-		state += fmt.Sprintf(" %.0f%%", 100*float64(c.GetBytesDone())/float64(c.GetBytesTotal()))
-	}
-	return state
 }
 
 func (a *app) totals(ctx context.Context, c *client.Client, req *fleetv1.GetTotalsRequest) ([]*fleetv1.NodeTotals, error) {
