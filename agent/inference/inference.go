@@ -100,7 +100,7 @@ func Check(specs []tensor.Spec, in []tensor.Tensor, dst []int) ([]int, error) {
 			found = j
 		}
 		if found < 0 {
-			return dst, missing(specs, in, specs[i].Name)
+			return dst, misfit(specs, in, fmt.Sprintf("input %q is missing", specs[i].Name))
 		}
 		if err := specs[i].Accepts(&in[found]); err != nil {
 			return dst, Inputf("%v", err)
@@ -111,35 +111,20 @@ func Check(specs []tensor.Spec, in []tensor.Tensor, dst []int) ([]int, error) {
 		dst = append(dst, found)
 	}
 	if len(in) > len(specs) {
-		return dst, unknown(specs, in)
+		return dst, misfit(specs, in, fmt.Sprintf("%d inputs were given, the model has %d", len(in), len(specs)))
 	}
 	return dst, nil
 }
 
-// missing says that an input is missing, or, where one was given that the model does not have, that: it is probably the
-// same one by a wrong name.
-func missing(specs []tensor.Spec, in []tensor.Tensor, name string) error {
-	if stranger := stranger(specs, in); stranger != "" {
-		return Inputf("the model has no input %q; it wants %s", stranger, names(specs))
-	}
-	return Inputf("input %q is missing", name)
-}
-
-func unknown(specs []tensor.Spec, in []tensor.Tensor) error {
-	if stranger := stranger(specs, in); stranger != "" {
-		return Inputf("the model has no input %q; it wants %s", stranger, names(specs))
-	}
-	return Inputf("%d inputs were given, the model has %d", len(in), len(specs))
-}
-
-// stranger returns the name of the first tensor that is no input, or nothing.
-func stranger(specs []tensor.Spec, in []tensor.Tensor) string {
+// misfit names the first tensor that is no input of the model, probably one of its inputs by a wrong name. Where there is
+// none, it is what otherwise says.
+func misfit(specs []tensor.Spec, in []tensor.Tensor, otherwise string) error {
 	for i := range in {
 		if !slices.ContainsFunc(specs, func(s tensor.Spec) bool { return s.Name == in[i].Name }) {
-			return in[i].Name
+			return Inputf("the model has no input %q; it wants %s", in[i].Name, names(specs))
 		}
 	}
-	return ""
+	return &InputError{otherwise}
 }
 
 func names(specs []tensor.Spec) string {

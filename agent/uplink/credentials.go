@@ -93,11 +93,11 @@ func (c *Credentials) openKey() (*ecdsa.PrivateKey, error) {
 	}
 	key, err := nodekey.New()
 	if err != nil {
-		return nil, fmt.Errorf("cannot make a key: %w", err)
+		return nil, err
 	}
 	der, err := nodekey.Encode(key)
 	if err != nil {
-		return nil, fmt.Errorf("cannot make a key: %w", err)
+		return nil, err
 	}
 	if err := c.write(keyFile, "PRIVATE KEY", [][]byte{der}); err != nil {
 		return nil, err
@@ -177,7 +177,7 @@ func (c *Credentials) Take(id *syncv1.Identity, pin *[32]byte) error {
 	}
 	// The certificate last: that there is one means that all is there.
 	name := id.GetNodeName()
-	if name != "" {
+	if name != "" && name != c.Name() { // it stays over most renewals
 		if err := c.write(nameFile, "NODE NAME", [][]byte{[]byte(name)}); err != nil {
 			return err
 		}
@@ -205,14 +205,6 @@ func (c *Credentials) use(chain, roots [][]byte) error {
 	cert, err := nodekey.Certificate(c.key, chain)
 	if err != nil {
 		return err
-	}
-	if cert.Leaf == nil {
-		if cert.Leaf, err = x509.ParseCertificate(chain[0]); err != nil {
-			return err
-		}
-	}
-	if !c.key.PublicKey.Equal(cert.Leaf.PublicKey) {
-		return errors.New("the certificate is for another key")
 	}
 	pool, between := x509.NewCertPool(), x509.NewCertPool()
 	for _, der := range roots {

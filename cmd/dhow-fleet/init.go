@@ -24,8 +24,8 @@ func newInit() *cobra.Command {
 		Short: "Set up a data folder: certificate authority, database, and an operator's token that is shown once",
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output != "text" && output != "json" {
-				return usageError{fmt.Errorf("--output: %q is not text or json", output)}
+			if err := textOrJSON(output); err != nil {
+				return err
 			}
 			c, err := s.read(cmd)
 			if err != nil {

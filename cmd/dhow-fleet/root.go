@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 
@@ -43,6 +44,14 @@ Set up a data folder with "dhow-fleet init", then serve from it with "dhow-fleet
 func noArgs(cmd *cobra.Command, args []string) error {
 	if err := cobra.NoArgs(cmd, args); err != nil {
 		return usageError{err}
+	}
+	return nil
+}
+
+// textOrJSON checks the value of --output.
+func textOrJSON(output string) error {
+	if output != "text" && output != "json" {
+		return usageError{fmt.Errorf("--output: %q is not text or json", output)}
 	}
 	return nil
 }

@@ -54,8 +54,8 @@ func newTokenList(s *settings) *cobra.Command {
 		Short: "List operator tokens, without their secrets",
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if output != "text" && output != "json" {
-				return usageError{fmt.Errorf("--output: %q is not text or json", output)}
+			if err := textOrJSON(output); err != nil {
+				return err
 			}
 			c, err := s.read(cmd)
 			if err != nil {

@@ -133,23 +133,25 @@ func (g *Gate) guard(route Route) http.Handler {
 func (g *Gate) whileGood(ctx context.Context, r *http.Request) (context.Context, context.CancelFunc) {
 	ctx, end := context.WithCancel(ctx)
 	token, _ := credentials(r)
-	go func() {
-		ticker := time.NewTicker(recheck)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-ticker.C:
-			}
-			if name, _, err := g.config.Check(ctx, token); errors.Is(err, ErrRevokedToken) || errors.Is(err, ErrUnknownToken) {
-				g.config.Logger.Warn("request ended: its token was revoked", "operator", name, "path", r.URL.Path, "remote", remote(r))
-				end()
-				return
-			}
+	// Most requests are over before the first look and cost no more than the timer.
+	var timer *time.Timer
+	look := func() {
+		if ctx.Err() != nil {
+			return
 		}
-	}()
-	return ctx, end
+		if name, _, err := g.config.Check(ctx, token); errors.Is(err, ErrRevokedToken) || errors.Is(err, ErrUnknownToken) {
+			g.config.Logger.Warn("request ended: its token was revoked", "operator", name, "path", r.URL.Path, "remote", remote(r))
+			end()
+			return
+		}
+		timer.Reset(recheck)
+	}
+	timer = time.AfterFunc(time.Hour, look)
+	timer.Reset(recheck) // only now, since look uses the variable
+	return ctx, func() {
+		timer.Stop()
+		end()
+	}
 }
 
 // visit is one request before the gate.

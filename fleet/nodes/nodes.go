@@ -7,8 +7,7 @@
 // Who is there is kept in memory, since it changes with every word of a node: Watching and Heard note it, and Run
 // writes what changed to the store in groups, at most every Config.Flush. A node is Connected while it holds a watch or
 // spoke within three report intervals, Enrolling until it first speaks, and Disconnected otherwise: at once when it said
-// that it stops. A manager that just
-// started gives every node that was connected before it three intervals to come back.
+// that it stops. A manager that just started gives every node that was connected before it three intervals to come back.
 //
 // Everything may be called from any goroutine. Enrol, Renew and Admit wait for the store; Watching and Heard never
 // block.

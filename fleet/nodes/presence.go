@@ -134,7 +134,7 @@ func (r *Registry) sweep() {
 		}
 		if p.connected {
 			r.dirty[id] = struct{}{}
-		} else if p.report == nil {
+		} else if p.report == nil && p.watches == 0 { // an open watch of a node that left counts itself out later
 			delete(r.present, id) // nothing is left to say about it
 			delete(r.dirty, id)
 		}

@@ -119,6 +119,27 @@ func TestConnectionFollowsWatchAndReports(t *testing.T) {
 	})
 }
 
+// TestAnOldWatchEndsAfterTheNodeCameBack: the manager sees the end of a watch when the network tells it, which may be
+// long after the node stopped, was forgotten, and holds another one.
+func TestAnOldWatchEndsAfterTheNodeCameBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &memory{}
+		r, stop := running(t, m)
+		defer stop()
+		endOld := r.Watching("n-1", "HTTP/3", 1)
+		r.Heard("n-1", "HTTP/3", &syncv1.ReportRequest{Leaving: true})
+		time.Sleep(time.Hour)
+		end := r.Watching("n-1", "HTTP/3", 1)
+		defer end()
+		endOld()
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if got := m.last("n-1").Connection; got != store.Connected {
+			t.Errorf("a node with an open watch is %q", got)
+		}
+	})
+}
+
 var began = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) // of a bubble's clock
 
 func TestManyReportsAreOneGroup(t *testing.T) {

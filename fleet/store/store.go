@@ -1,8 +1,8 @@
 // Package store keeps everything the fleet manager must not forget, in one SQLite database.
 //
 // It holds declared resources, nodes with their desired and reported states, join tokens, the releases that a failed
-// rollout can go back to, and the totals that nodes delivered; store/operators keeps the operators' tokens beside them. Nodes live in tables of their own and are
-// presented as resources of kind Node beside the declared ones.
+// rollout can go back to, and the totals that nodes delivered; store/operators keeps the operators' tokens beside them.
+// Nodes live in tables of their own and are presented as resources of kind Node beside the declared ones.
 //
 // Every change takes one or more numbers of a single counter, the resource version, so that all changes of the fleet
 // have an order: Changes returns what happened after a version, and Notify wakes whoever wants to ask. A deletion
@@ -165,7 +165,7 @@ func (s *Store) Close() error {
 func (s *Store) DB() *sql.DB { return s.shared }
 
 // Operators are the operators' tokens.
-func (s *Store) Operators() *operators.Tokens { return operators.New(s.writer, s.reader, s.now) }
+func (s *Store) Operators() *operators.Tokens { return operators.New(s.write, s.reader, s.now) }
 
 // Epoch names this database: it is made once and differs from that of every other manager.
 func (s *Store) Epoch() string { return s.epoch }

@@ -50,13 +50,19 @@ type Token struct {
 
 // Tokens are the tokens of a database.
 type Tokens struct {
-	writer, reader *sql.DB
-	now            func() time.Time
+	write  Write
+	reader *sql.DB
+	now    func() time.Time
 }
 
-// New returns the tokens of a database, which has the table of fleet/store's schema. The transactions of writer begin
-// immediate.
-func New(writer, reader *sql.DB, now func() time.Time) *Tokens { return &Tokens{writer, reader, now} }
+// Write runs do in one transaction, which holds the writer's lock from its beginning on and is durable when it returns
+// nil. An error of do undoes it.
+type Write func(ctx context.Context, do func(*sql.Tx) error) error
+
+// New returns the tokens of a database, which has the table of fleet/store's schema.
+func New(write Write, reader *sql.DB, now func() time.Time) *Tokens {
+	return &Tokens{write, reader, now}
+}
 
 // Create makes a token and returns its secret, which is kept nowhere. It fails with ErrTaken, wrapped, when a good token
 // has the name.
@@ -173,21 +179,6 @@ func known(ctx context.Context, tx *sql.Tx, name string) error {
 		return fmt.Errorf("%w: there is none with the name %q", ErrUnknown, name)
 	}
 	return err
-}
-
-func (t *Tokens) write(ctx context.Context, do func(tx *sql.Tx) error) error {
-	tx, err := t.writer.BeginTx(ctx, nil)
-	if err != nil {
-		return fmt.Errorf("cannot begin a transaction: %w", err)
-	}
-	defer tx.Rollback()
-	if err := do(tx); err != nil {
-		return err
-	}
-	if err := tx.Commit(); err != nil {
-		return fmt.Errorf("cannot commit: %w", err)
-	}
-	return nil
 }
 
 func hash(secret string) []byte {
