@@ -3,19 +3,16 @@ package telemetry
 import (
 	"bytes"
 	"database/sql"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -24,6 +21,7 @@ import (
 	"github.com/dhowfleet/dhow/agent/health"
 	"github.com/dhowfleet/dhow/agent/store"
 	syncv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/sync/v1"
+	"github.com/dhowfleet/dhow/test/failpoint/killtest"
 )
 
 // TestMain runs the life of an agent's telemetry instead of the tests when it is told to.
@@ -134,8 +132,6 @@ func (m *manager) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // TestKilledAtEveryWritePoint: whatever row is in telemetry.db in the end, the manager has counted it exactly once.
 func TestKilledAtEveryWritePoint(t *testing.T) {
-	self, err := os.Executable()
-	must(t, err)
 	points := []string{"store/epoch", "telemetry/rows", "telemetry/rows-written", "store/roll-up", "store/rolled-up", "store/acknowledge", "store/acknowledged"}
 	for _, point := range points {
 		for n := 1; n <= 2; n++ {
@@ -144,20 +140,11 @@ func TestKilledAtEveryWritePoint(t *testing.T) {
 				server := httptest.NewServer(m)
 				defer server.Close()
 				dir := t.TempDir()
-				run := func(failpoint string) error {
-					cmd := exec.Command(self)
-					cmd.Env = append(os.Environ(), "DHOW_TEST_LIFE="+dir, "DHOW_TEST_MANAGER="+server.URL, "DHOW_FAILPOINT="+failpoint)
-					cmd.Stderr = os.Stderr
-					return cmd.Run()
-				}
+				env := []string{"DHOW_TEST_LIFE=" + dir, "DHOW_TEST_MANAGER=" + server.URL}
 				if n == 1 || point != "store/epoch" { // an agent opens its state once
-					err := run(fmt.Sprint(point, ":", n))
-					exit, ok := errors.AsType[*exec.ExitError](err)
-					if !ok || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
-						t.Fatalf("it was not killed there: %v", err)
-					}
+					killtest.Killed(t, fmt.Sprint(point, ":", n), env)
 				}
-				must(t, run(""))
+				killtest.Lives(t, env)
 				db, err := sql.Open("sqlite3", filepath.Join(dir, "telemetry.db"))
 				must(t, err)
 				defer db.Close()
@@ -175,25 +162,14 @@ func TestKilledAtEveryWritePoint(t *testing.T) {
 
 // TestKilledWhileItTrims: rows that leave the ring were counted before, once, also when the process dies as they leave.
 func TestKilledWhileItTrims(t *testing.T) {
-	self, err := os.Executable()
-	must(t, err)
 	m := &manager{}
 	server := httptest.NewServer(m)
 	defer server.Close()
 	dir := t.TempDir()
-	run := func(failpoint string) error {
-		cmd := exec.Command(self)
-		cmd.Env = append(os.Environ(), "DHOW_TEST_LIFE="+dir, "DHOW_TEST_MANAGER="+server.URL, "DHOW_FAILPOINT="+failpoint, "DHOW_TEST_SMALL=1")
-		cmd.Stderr = os.Stderr
-		return cmd.Run()
-	}
-	must(t, run(""))
-	err = run("telemetry/trim")
-	exit, ok := errors.AsType[*exec.ExitError](err)
-	if !ok || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
-		t.Fatalf("it was not killed there: %v", err)
-	}
-	must(t, run(""))
+	env := []string{"DHOW_TEST_LIFE=" + dir, "DHOW_TEST_MANAGER=" + server.URL, "DHOW_TEST_SMALL=1"}
+	killtest.Lives(t, env)
+	killtest.Killed(t, "telemetry/trim", env)
+	killtest.Lives(t, env)
 	db, err := sql.Open("sqlite3", filepath.Join(dir, "telemetry.db"))
 	must(t, err)
 	defer db.Close()

@@ -4,20 +4,23 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
-	"syscall"
 	"testing"
+
+	"github.com/dhowfleet/dhow/test/failpoint/killtest"
 )
 
 const killedIn = "DHOW_TEST_AUTHORITY_DIR"
 
-// TestHelperOpensAndDies is the process that the next test kills; it does nothing by itself.
-func TestHelperOpensAndDies(t *testing.T) {
-	dir := os.Getenv(killedIn)
-	if dir == "" {
-		t.Skip("only run as a child of TestKilledAtEveryWritePoint")
+// TestMain is also the process that the next test kills.
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(killedIn); dir != "" {
+		if _, err := Open(dir, domain, (&clock{now: start}).Now); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	}
-	open(t, dir)
+	os.Exit(m.Run())
 }
 
 // TestKilledAtEveryWritePoint ends the process at every step of making an authority: what is left must open, and a root
@@ -26,13 +29,7 @@ func TestKilledAtEveryWritePoint(t *testing.T) {
 	for _, point := range []string{"written", "synced", "renamed", "durable"} {
 		for pass := 1; pass <= 2; pass++ { // the root, then the issuing certificate
 			dir := t.TempDir()
-			cmd := exec.Command(os.Args[0], "-test.run=^TestHelperOpensAndDies$")
-			cmd.Env = append(os.Environ(), killedIn+"="+dir, fmt.Sprintf("DHOW_FAILPOINT=authority/%s:%d", point, pass))
-			out, err := cmd.CombinedOutput()
-			var exit *exec.ExitError
-			if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
-				t.Fatalf("%s, passing %d: the child was not killed: %v\n%s", point, pass, err, out)
-			}
+			killtest.Killed(t, fmt.Sprintf("authority/%s:%d", point, pass), []string{killedIn + "=" + dir})
 			var before *pair
 			if p, err := readPair(dir + "/" + rootFile); err == nil {
 				before = p

@@ -10,12 +10,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -26,6 +23,7 @@ import (
 	"github.com/dhowfleet/dhow/fleet/registry/sqlindex"
 	"github.com/dhowfleet/dhow/models/blob"
 	"github.com/dhowfleet/dhow/protocol/artifact"
+	"github.com/dhowfleet/dhow/test/failpoint/killtest"
 )
 
 // writePoints are the places at which the registry changes what is durable.
@@ -130,23 +128,6 @@ func TestMain(m *testing.M) {
 // TestKilledAtEveryWritePoint ends a process with SIGKILL at every write point. Afterwards whatever the registry
 // acknowledges is whole, a tag was accepted before it was set, and the same pushes, repeated, complete.
 func TestKilledAtEveryWritePoint(t *testing.T) {
-	executable, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	child := func(t *testing.T, dir, point string) (killed bool) {
-		cmd := exec.Command(executable)
-		cmd.Env = append(os.Environ(), "DHOW_REGISTRY_SCENARIO="+dir, "DHOW_FAILPOINT="+point)
-		output, err := cmd.CombinedOutput()
-		if err == nil {
-			return false
-		}
-		var exit *exec.ExitError
-		if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
-			t.Fatalf("with %s: %v\n%s", point, err, output)
-		}
-		return true
-	}
 	_, _, manifest, gone := pushed()
 	for _, point := range writePoints {
 		t.Run(strings.TrimPrefix(point, "registry/"), func(t *testing.T) {
@@ -155,10 +136,11 @@ func TestKilledAtEveryWritePoint(t *testing.T) {
 			for killed && n < 2 {
 				n++
 				dir := folder(t)
-				killed = child(t, dir, fmt.Sprintf("%s:%d", point, n))
+				env := []string{"DHOW_REGISTRY_SCENARIO=" + dir}
+				_, killed = killtest.Run(t, fmt.Sprintf("%s:%d", point, n), env)
 				wantWhole(t, dir)
-				if killed && child(t, dir, "") {
-					t.Fatal("killed without a failpoint")
+				if killed {
+					killtest.Lives(t, env)
 				}
 				f := wantWhole(t, dir)
 				f.want(f.do("GET", "/v2/models/fashion/manifests/"+digest.FromBytes(manifest).String(), nil), 200, "")
@@ -226,23 +208,4 @@ func wantWhole(t *testing.T, dir string) *fixture {
 }
 
 // TestWritePointsAreListed keeps the list above complete.
-func TestWritePointsAreListed(t *testing.T) {
-	files, err := filepath.Glob("*.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var found []string
-	for _, file := range files {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, m := range regexp.MustCompile(`failpoint\.Here\("([^"]+)"\)`).FindAllSubmatch(text, -1) {
-			found = append(found, string(m[1]))
-		}
-	}
-	slices.Sort(found)
-	if want := slices.Sorted(slices.Values(writePoints)); !slices.Equal(slices.Compact(found), want) {
-		t.Fatalf("the source passes %q, the test kills at %q", found, want)
-	}
-}
+func TestWritePointsAreListed(t *testing.T) { killtest.Listed(t, writePoints) }

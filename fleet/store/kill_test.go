@@ -5,14 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	fleetv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/fleet/v1"
 	syncv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/sync/v1"
+	"github.com/dhowfleet/dhow/test/failpoint/killtest"
 )
 
 // TestMain is also the process that the tests below let die: it does every kind of change over and over, and says on
@@ -96,14 +95,8 @@ func TestKilledAtEveryWritePoint(t *testing.T) {
 		t.Run(strings.ReplaceAll(point, "/", " "), func(t *testing.T) {
 			t.Parallel()
 			path := filepath.Join(t.TempDir(), "fleet.db")
-			cmd := exec.Command(os.Args[0])
-			cmd.Env = append(os.Environ(), "DHOW_STORE_VICTIM="+path, "DHOW_FAILPOINT="+point)
-			out, err := cmd.CombinedOutput()
-			var exit *exec.ExitError
-			if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
-				t.Fatalf("it was not killed there: %v\n%s", err, out)
-			}
-			whole(t, openAt(t, path), string(out))
+			said := killtest.Killed(t, point, []string{"DHOW_STORE_VICTIM=" + path})
+			whole(t, openAt(t, path), said)
 		})
 	}
 }

@@ -7,16 +7,15 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"regexp"
-	"slices"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
+
+	"github.com/dhowfleet/dhow/test/failpoint/killtest"
 )
 
 // writePoints are the places at which the store changes the disk.
@@ -198,23 +197,6 @@ func TestMain(m *testing.M) {
 // TestKilledAtEveryWritePoint ends a process with SIGKILL at each passing of each write point. The next one must find
 // the old or the new state and be able to finish.
 func TestKilledAtEveryWritePoint(t *testing.T) {
-	executable, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	child := func(dir, point string) (killed bool) {
-		cmd := exec.Command(executable)
-		cmd.Env = append(os.Environ(), "DHOW_BLOB_SCENARIO="+dir, "DHOW_FAILPOINT="+point)
-		output, err := cmd.CombinedOutput()
-		if err == nil {
-			return false
-		}
-		var exit *exec.ExitError
-		if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
-			t.Fatalf("with %s: %v\n%s", point, err, output)
-		}
-		return true
-	}
 	for _, point := range writePoints {
 		t.Run(point, func(t *testing.T) {
 			t.Parallel()
@@ -222,15 +204,16 @@ func TestKilledAtEveryWritePoint(t *testing.T) {
 			for killed && n < 2 {
 				n++
 				dir := folder(t)
-				killed = child(dir, fmt.Sprintf("%s:%d", point, n))
+				env := []string{"DHOW_BLOB_SCENARIO=" + dir}
+				_, killed = killtest.Run(t, fmt.Sprintf("%s:%d", point, n), env)
 				s, err := Open(filepath.Join(dir, "store"))
 				if err != nil {
 					t.Fatal(err)
 				}
 				tree := filepath.Join(dir, "tree")
 				wantSound(t, s, tree)
-				if killed && child(dir, "") {
-					t.Fatal("killed without a failpoint")
+				if killed {
+					killtest.Lives(t, env)
 				}
 				wantDone(t, s, tree)
 			}
@@ -242,26 +225,7 @@ func TestKilledAtEveryWritePoint(t *testing.T) {
 }
 
 // TestWritePointsAreListed keeps the list above complete.
-func TestWritePointsAreListed(t *testing.T) {
-	files, err := filepath.Glob("*.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var found []string
-	for _, file := range files {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, m := range regexp.MustCompile(`failpoint\.Here\("([^"]+)"\)`).FindAllSubmatch(text, -1) {
-			found = append(found, string(m[1]))
-		}
-	}
-	slices.Sort(found)
-	if want := slices.Sorted(slices.Values(writePoints)); !slices.Equal(slices.Compact(found), want) {
-		t.Fatalf("the source passes %q, the test kills at %q", found, want)
-	}
-}
+func TestWritePointsAreListed(t *testing.T) { killtest.Listed(t, writePoints) }
 
 // TestEveryOperationMayFail refuses each operation on the disk in turn, once as full and once as broken.
 func TestEveryOperationMayFail(t *testing.T) {

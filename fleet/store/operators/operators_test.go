@@ -1,20 +1,18 @@
 package operators_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/dhowfleet/dhow/fleet/store"
 	"github.com/dhowfleet/dhow/fleet/store/operators"
+	"github.com/dhowfleet/dhow/test/failpoint/killtest"
 )
 
 const admin = "admin"
@@ -146,21 +144,13 @@ func TestKilledAtEveryWritePoint(t *testing.T) {
 		t.Run(strings.ReplaceAll(point, "/", " "), func(t *testing.T) {
 			t.Parallel()
 			path := filepath.Join(t.TempDir(), "fleet.db")
-			var said, errs bytes.Buffer
-			cmd := exec.Command(os.Args[0])
-			cmd.Env = append(os.Environ(), "DHOW_OPERATORS_VICTIM="+path, "DHOW_FAILPOINT="+point)
-			cmd.Stdout, cmd.Stderr = &said, &errs
-			err := cmd.Run()
-			var exit *exec.ExitError
-			if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
-				t.Fatalf("it was not killed there: %v\n%s", err, &errs)
-			}
+			said := killtest.Killed(t, point, []string{"DHOW_OPERATORS_VICTIM=" + path})
 			tokens := open(t, path)
 			list, err := tokens.List(t.Context())
 			if err != nil || len(list) != want.listed {
 				t.Errorf("it left %v (%v)", list, err)
 			}
-			if _, _, err := tokens.Check(t.Context(), strings.TrimSpace(said.String())); !errors.Is(err, want.check) {
+			if _, _, err := tokens.Check(t.Context(), strings.TrimSpace(said)); !errors.Is(err, want.check) {
 				t.Errorf("the token: %v, want %v", err, want.check)
 			}
 		})
