@@ -8,10 +8,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 	"pgregory.net/rapid"
@@ -433,142 +431,6 @@ func TestWritersRace(t *testing.T) {
 	wg.Wait()
 	wantBlob(t, s, d, data)
 	wantEmpty(t, s, partialDir)
-}
-
-func TestCollect(t *testing.T) {
-	now := time.Now()
-	clock := func() time.Time { return now }
-	s := open(t, WithClock(clock))
-	kept, unused, touched := put(t, s, []byte("kept")), put(t, s, []byte("unused")), put(t, s, []byte("touched"))
-	partial := func(name string) (digest.Digest, *Writer) {
-		d := digest.FromString(name)
-		w, err := s.Resume(d, 100)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, _ = w.Write([]byte("part"))
-		return d, w
-	}
-	wanted, w1 := partial("wanted")
-	_, w2 := partial("stale")
-	_, w3 := partial("busy")
-	session, err := s.CreateSession("cccccccccccccccc")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, w := range []*Writer{w1, w2, session} {
-		if err := w.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	corrupt := put(t, s, []byte("corrupt"))
-	flip(t, s.path(corrupt), 0)
-	wantError(t, s.Verify(corrupt), ErrCorrupt)
-	keep := func(d digest.Digest) bool { return d == kept || d == wanted }
-
-	if c, err := s.Collect(keep, time.Hour); err != nil || c.Blobs+c.Partials != 0 {
-		t.Fatalf("collected %+v within the grace: %v", c, err)
-	}
-	now = now.Add(2 * time.Hour)
-	if err := s.Touch(touched); err != nil {
-		t.Fatal(err)
-	}
-	c, err := s.Collect(keep, time.Hour)
-	if err != nil || c.Blobs != 1 || c.Partials != 2 {
-		t.Fatalf("collected %+v, %v; want the unused blob, the stale partial and the session", c, err)
-	}
-	if !s.Has(kept) || !s.Has(touched) || s.Has(unused) {
-		t.Fatalf("kept %v, touched %v, unused %v", s.Has(kept), s.Has(touched), s.Has(unused))
-	}
-	wantEmpty(t, s, uploadDir)
-	wantEmpty(t, s, quarantineDir)
-	if w, err := s.Resume(wanted, 100); err != nil || w.Offset() != 4 {
-		t.Fatalf("the partial of a wanted blob begins at %d: %v", w.Offset(), err)
-	}
-	if _, err := w3.Write([]byte("goes on")); err != nil {
-		t.Fatal(err)
-	}
-	if err := w3.Close(); err != nil {
-		t.Fatal(err)
-	}
-	wantError(t, s.Touch(unused), ErrNotFound)
-	if err := s.Delete(unused); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// TestCollectSparesWhatIsTouched: between the collector's decision and the removal somebody else comes to need the blob.
-func TestCollectSparesWhatIsTouched(t *testing.T) {
-	now := time.Now()
-	s := open(t, WithClock(func() time.Time { return now }))
-	d := put(t, s, []byte("needed again"))
-	now = now.Add(2 * time.Hour)
-	_, err := s.Collect(func(d digest.Digest) bool {
-		if err := s.Touch(d); err != nil {
-			t.Error(err)
-		}
-		return false
-	}, time.Hour)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !s.Has(d) {
-		t.Fatal("a blob was collected that had just been promised to somebody")
-	}
-}
-
-func TestLinkTree(t *testing.T) {
-	s := open(t)
-	model, labels := put(t, s, content(8, 1000)), put(t, s, []byte("shirt\n"))
-	dir := filepath.Join(t.TempDir(), "copy")
-	files := map[string]digest.Digest{"model.onnx": model, "golden/a/labels.txt": labels, "labels.txt": labels}
-	check := func(files map[string]digest.Digest) {
-		t.Helper()
-		if same, err := s.sameTree(dir, files); err != nil || !same {
-			t.Fatalf("the tree is not what was asked for: %v", err)
-		}
-		wantEmpty(t, s, tmpDir)
-	}
-	for range 2 {
-		if err := s.LinkTree(dir, files); err != nil {
-			t.Fatal(err)
-		}
-		check(files)
-	}
-	// A tree that differs is replaced as a whole.
-	if err := os.WriteFile(filepath.Join(dir, "stray"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	less := map[string]digest.Digest{"model.onnx": labels}
-	for _, want := range []map[string]digest.Digest{files, less} {
-		if err := s.LinkTree(dir, want); err != nil {
-			t.Fatal(err)
-		}
-		check(want)
-	}
-	if _, err := os.Stat(filepath.Join(dir, "stray")); err == nil {
-		t.Fatal("a stray file outlived the replacement")
-	}
-	if err := s.LinkTree(dir, files); err != nil {
-		t.Fatal(err)
-	}
-	wantError(t, s.LinkTree(dir, map[string]digest.Digest{"a": model, "b": digest.FromString("absent")}), ErrNotFound)
-	check(files)
-	// The files outlive their blobs.
-	if err := s.Delete(labels); err != nil {
-		t.Fatal(err)
-	}
-	if text, err := os.ReadFile(filepath.Join(dir, "labels.txt")); err != nil || string(text) != "shirt\n" {
-		t.Fatalf("read %q, %v", text, err)
-	}
-	for _, path := range []string{"", ".", "..", "../x", "/x", "a/../b", "a//b", "a/", `a\b`, "a\x00b"} {
-		if err := s.LinkTree(dir, map[string]digest.Digest{path: model}); err == nil || !strings.Contains(err.Error(), "not a path") {
-			t.Errorf("path %q: %v", path, err)
-		}
-	}
-	if err := s.LinkTree(dir, map[string]digest.Digest{"a": model, "a/b": model}); err == nil {
-		t.Error("a file was accepted as a folder")
-	}
 }
 
 // FuzzRecord reads whatever may be left of a record.
