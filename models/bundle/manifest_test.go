@@ -3,6 +3,7 @@ package bundle
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -102,22 +103,13 @@ func TestFilesComeBack(t *testing.T) {
 	element := rapid.StringMatching(`[A-Za-z0-9_][A-Za-z0-9_. -]{0,6}[A-Za-z0-9_-]`)
 	rapid.Check(t, func(t *rapid.T) {
 		m := full()
-		for range rapid.IntRange(0, 8).Draw(t, "extra files") {
-			p := "extra/" + strings.Join(rapid.SliceOfN(element, 1, 3).Draw(t, "path"), "/")
+		for i := range rapid.IntRange(0, 8).Draw(t, "extra files") {
+			// Each below a folder of its own: no file is the folder of another, and none differs from one by case alone.
+			p := fmt.Sprintf("extra/%d/", i) + strings.Join(rapid.SliceOfN(element, 1, 3).Draw(t, "path"), "/")
 			m[p] = &fstest.MapFile{Data: rapid.SliceOfN(rapid.Byte(), 0, 64).Draw(t, "data"), Mode: 0o644}
 		}
-		for file := range m {
-			for other := range m {
-				if strings.HasPrefix(other, file+"/") {
-					t.Skip("no folder holds a file and a folder of one name")
-				}
-			}
-		}
 		if _, err := Load(m); err != nil {
-			if !strings.Contains(err.Error(), "collide") {
-				t.Fatal(err)
-			}
-			t.Skip("two of the drawn paths collide")
+			t.Fatal(err)
 		}
 		b, data, _ := manifestOf(t, m)
 		files, err := FilesOf(data)
