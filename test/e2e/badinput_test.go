@@ -2,9 +2,12 @@ package e2e
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"io"
 	"io/fs"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -34,7 +37,7 @@ func serving(t *testing.T) (*localfleet.Fleet, *localfleet.Node) {
 func awaitPhase(t *testing.T, f *localfleet.Fleet, name, phase string) string {
 	t.Helper()
 	var message string
-	must(t, localfleet.Until(t.Context(), 30*time.Second, func(ctx context.Context) error {
+	must(t, localfleet.Until(t.Context(), 2*time.Minute, func(ctx context.Context) error { // WASM is compiled, beside other tests
 		s, err := f.CLI.Rollout(ctx, name)
 		if err != nil {
 			return err
@@ -94,6 +97,54 @@ func edit(dir, from, to string) error {
 		return fmt.Errorf("bundle.yaml has no %q", from)
 	}
 	return os.WriteFile(file, []byte(strings.ReplaceAll(string(data), from, to)), 0o600)
+}
+
+// TestBadRequestsAreTheSendersFault: each is answered with what is wrong, and both models go on.
+func TestBadRequestsAreTheSendersFault(t *testing.T) {
+	t.Parallel()
+	f, n := serving(t)
+	_, err := f.CLI.Run(t.Context(), "model", "push", bundle(t))
+	must(t, err)
+	must(t, rollOut(t.Context(), f, "fashion", "1"))
+	awaitPhase(t, f, "fashion-v1", "Complete")
+	photo, err := localfleet.ReadPhotos(photos())
+	must(t, err)
+	input := func(name, datatype, shape, data string) string {
+		return fmt.Sprintf(`{"inputs":[{"name":%q,"datatype":%q,"shape":%s,"data":%s}]}`, name, datatype, shape, data)
+	}
+	for _, c := range []struct {
+		name, model, body string
+		status            int
+		want              string
+	}{
+		{"no such model", "nothing", "{}", 404, `there is no model`},
+		{"no JSON", "plain", `{"inputs":`, 400, "the JSON is broken at byte 10"},
+		{"JSON of another kind", "plain", `[]`, 400, "a list at byte 0, where an object should be"},
+		{"no input", "plain", `{"inputs":[]}`, 400, `input \"image\" is missing`},
+		{"wrong name", "plain", input("picture", "FP32", "[1]", "[0]"), 400, `no input \"picture\"; it wants \"image\"`},
+		{"wrong type", "plain", input("image", "INT64", "[1,1,28,28]", "["+strings.TrimSuffix(strings.Repeat("0,", 784), ",")+"]"), 400, "INT64"},
+		{"wrong shape", "plain", input("image", "FP32", "[1,3,1,1]", "[0,0,0]"), 400, "[1 3 1 1]"},
+		{"data that does not fill the shape", "plain", input("image", "FP32", "[1,1,28,28]", "[0]"), 400, "784"},
+		{"an output that is not there", "plain", strings.Replace(string(image), "{", `{"outputs":[{"name":"soul"}],`, 1), 400, `no output \"soul\"`},
+		{"a photo that is none", "fashion", input("photo", "BYTES", "[1]", `["hello"]`), 400, "is neither PNG nor JPEG"},
+		{"half a photo", "fashion", input("photo", "BYTES", "[1]", `["`+base64.StdEncoding.EncodeToString(photo[0].Data[:len(photo[0].Data)/2])+`"],"parameters":{"content_type":"base64"}`), 400, "cannot be read"},
+		{"a body over the limit", "plain", strings.Repeat(" ", 64<<20+1), 413, "larger than 67108864 bytes"},
+	} {
+		resp, err := http.Post(n.URL()+"/v2/models/"+c.model+"/infer", "application/json", strings.NewReader(c.body))
+		must(t, err)
+		text, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != c.status || !strings.HasPrefix(string(text), `{"error":`) || !strings.Contains(string(text), c.want) {
+			t.Errorf("%s: %s, %s (%v), want %d and %s", c.name, resp.Status, text, err, c.status, c.want)
+		}
+		if _, err := localfleet.PostInfer(t.Context(), n.URL(), "plain", image); err != nil {
+			t.Errorf("after %s: %v", c.name, err)
+		}
+		if answer, err := localfleet.Infer(t.Context(), n.URL(), "fashion", "ok", photo[0].Data); err != nil || answer.Label == "" {
+			t.Errorf("after %s: %v", c.name, err)
+		}
+	}
+	settle(t, f, n, "1")
 }
 
 // TestABadVersionRollsBack: a version whose golden sample does not come out never serves, the one before goes on, and

@@ -3,45 +3,101 @@ package e2e
 import (
 	"bytes"
 	"context"
-	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 )
 
-// runDemo runs `dhow demo`, behind a prefix such as a network namespace, and returns what it printed.
-func runDemo(t *testing.T, prefix ...string) string {
+// runDemo runs `dhow demo` until its end, behind a prefix such as a network namespace, and returns what it printed and its
+// exit code. With keep it asks the demo to stay up, and interrupts it when it says that it does.
+func runDemo(t *testing.T, bundle string, keep bool, prefix ...string) (string, int) {
 	t.Helper()
-	bin := built(t)
+	bin, temp := built(t), t.TempDir()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
-	args := append(prefix, bin+"/dhow", "demo", "--bin", bin, "--bundle", bundle(t), "--photos", photos())
+	args := append(prefix, bin+"/dhow", "demo", "--bin", bin, "--bundle", bundle, "--photos", photos())
+	if keep {
+		args = append(args, "--keep")
+	}
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Dir = root
+	cmd.Env = append(os.Environ(), "TMPDIR="+temp)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 20 * time.Second
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
+	out := &narration{until: "Everything stays up until", then: cancel}
+	cmd.Stdout, cmd.Stderr = out, out
 	err := cmd.Run()
-	t.Log(out.String())
-	if err != nil {
-		var exit *exec.ExitError
-		if errors.As(err, &exit) {
-			t.Fatalf("the demo did not hold: %v", exit)
-		}
+	t.Log(out.text.String())
+	if cmd.ProcessState == nil {
 		t.Fatal(err)
 	}
-	return out.String()
+	if left := processesIn(t, temp); len(left) > 0 {
+		t.Errorf("these processes are left: %q", left)
+	}
+	files, err := os.ReadDir(temp)
+	if held := cmd.ProcessState.ExitCode() == 0; err != nil || held && len(files) > 0 || !held && len(files) == 0 {
+		t.Errorf("with exit code %d, %v is left (%v)", cmd.ProcessState.ExitCode(), files, err)
+	}
+	return out.text.String(), cmd.ProcessState.ExitCode()
 }
 
-// TestDemo is the whole path: publish, roll out over QUIC, serve, lose the manager, restart a branch, count once.
+// narration gathers what the demo says, and acts when it says something.
+type narration struct {
+	text  bytes.Buffer
+	until string
+	then  func()
+}
+
+func (n *narration) Write(p []byte) (int, error) {
+	n.text.Write(p)
+	if n.then != nil && strings.Contains(n.text.String(), n.until) {
+		n.then()
+		n.then = nil
+	}
+	return len(p), nil
+}
+
+// processesIn returns the command lines that name a folder.
+func processesIn(t *testing.T, dir string) []string {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []string
+	for _, file := range files {
+		line, err := os.ReadFile(file)
+		if err == nil && bytes.Contains(line, []byte(dir)) { // an error: it has ended
+			found = append(found, strings.ReplaceAll(string(line), "\x00", " "))
+		}
+	}
+	return found
+}
+
+// TestDemo is the whole path: publish, roll out over QUIC, serve, lose the manager, restart a branch, count once. It is
+// asked to stay up, says what to try, and leaves nothing behind when it is interrupted.
 func TestDemo(t *testing.T) {
 	t.Parallel()
-	out := runDemo(t)
-	if !strings.Contains(out, "connected over HTTP/3 (3)") {
-		t.Error("the branches are not connected over HTTP/3")
+	out, code := runDemo(t, bundle(t), true)
+	if code != 0 {
+		t.Fatalf("the demo did not hold: exit code %d", code)
+	}
+	for _, want := range []string{"connected over HTTP/3 (3)", "1000 requests sent, 1000 counted", "All held.", "describe node deira-1"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("it does not say %q", want)
+		}
+	}
+}
+
+// TestDemoEndsWithTheStepThatDoesNotHold: there is no bundle to publish.
+func TestDemoEndsWithTheStepThatDoesNotHold(t *testing.T) {
+	t.Parallel()
+	out, code := runDemo(t, t.TempDir(), true)
+	if code == 0 || !strings.Contains(out, "The demo did not hold:") || !strings.Contains(out, "bundle.yaml") || strings.Contains(out, "4. Send") {
+		t.Errorf("exit code %d", code)
 	}
 }
 
@@ -67,7 +123,10 @@ exec "$@"`
 		t.Skipf("cannot make a network namespace here: %s", out)
 	}
 	t.Cleanup(func() { _ = exec.Command("ip", "netns", "delete", name).Run() })
-	out := runDemo(t, "ip", "netns", "exec", name, "sh", "-c", script, "sh")
+	out, code := runDemo(t, bundle(t), false, "ip", "netns", "exec", name, "sh", "-c", script, "sh")
+	if code != 0 {
+		t.Fatalf("the demo did not hold: exit code %d", code)
+	}
 	if !strings.Contains(out, "connected over HTTP/2 (3)") {
 		t.Error("the branches are not connected over HTTP/2")
 	}

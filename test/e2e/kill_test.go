@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -89,6 +90,22 @@ func traffic(ctx context.Context, n *localfleet.Node) int {
 		time.Sleep(5 * time.Millisecond)
 	}
 	return answered
+}
+
+// steady asks a node that serves until the context ends, and fails the test for each request that is not answered. The
+// returned function waits for that.
+func steady(ctx context.Context, t *testing.T, n *localfleet.Node) (wait func()) {
+	var asking sync.WaitGroup
+	asking.Go(func() {
+		for asked := 0; ctx.Err() == nil; asked++ {
+			if _, err := localfleet.PostInfer(ctx, n.URL(), "plain", image); err != nil && ctx.Err() == nil {
+				t.Errorf("request %d was not answered: %v", asked, err)
+				return
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	})
+	return asking.Wait
 }
 
 // settle waits until the node serves the version and the manager has counted exactly the rows of its telemetry.
@@ -235,7 +252,12 @@ func TestManagerKilledAtEveryWritePoint(t *testing.T) {
 			must(t, err)
 			ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
 			defer cancel()
-			go traffic(ctx, n)
+			if i > 0 { // something serves: it goes on, whatever becomes of the manager
+				wait := steady(ctx, t, n)
+				defer wait()
+			} else {
+				go traffic(ctx, n)
+			}
 			dying, died := context.WithCancel(ctx)
 			manager := f.Manager
 			go func() {

@@ -9,7 +9,8 @@
 // Engines and models are safe for concurrent use. A model with one thread computes on the thread that called Run and
 // starts none of its own. Run notices a context's end within some 10 ms, between two operators of the graph.
 //
-// The library is process-wide: engines with different paths share the first one that was opened.
+// The library is process-wide: engines with different paths share the first one that was opened. It is told to keep and
+// send nothing of what it runs before it is opened; see docs/decisions/0007.
 package onnxruntime
 
 // #cgo CFLAGS: -O2 -Wall
@@ -21,6 +22,7 @@ import "C"
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -33,6 +35,17 @@ import (
 
 // Oldest is the oldest ONNX Runtime that has the interface used here.
 const Oldest = "1.24"
+
+// telemetryVariable is what the official builds of ONNX Runtime read when they begin: unless it is 1 they keep a file of
+// what is run in the home folder and send it to their maker.
+const telemetryVariable = "ORT_DISABLE_TELEMETRY"
+
+// It is set before anything else runs, since C threads read the environment without a lock.
+func init() {
+	if err := os.Setenv(telemetryVariable, "1"); err != nil {
+		panic("cannot set " + telemetryVariable + ": " + err.Error()) // it would be sent otherwise
+	}
+}
 
 const cpuProvider = "CPUExecutionProvider"
 
@@ -81,6 +94,10 @@ func (e *Engine) Open() error {
 	}
 	ort.SetSharedLibraryPath(path)
 	if err := ort.InitializeEnvironment(ort.WithLogLevelFatal()); err != nil {
+		return broken(path, err.Error())
+	}
+	// For builds that do not know the variable.
+	if err := ort.DisableTelemetry(); err != nil {
 		return broken(path, err.Error())
 	}
 	buf := make([]byte, 4096)

@@ -1,7 +1,10 @@
 package onnxruntime
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,6 +13,8 @@ import (
 
 	"github.com/dhowfleet/dhow/agent/inference"
 	"github.com/dhowfleet/dhow/agent/inference/onnxtest"
+	"github.com/dhowfleet/dhow/models/tensor"
+	"github.com/dhowfleet/dhow/test/failpoint/killtest"
 )
 
 func compile(t *testing.T, source string) string {
@@ -25,16 +30,65 @@ func compile(t *testing.T, source string) string {
 	return library
 }
 
-// child runs one test of this binary in a process of its own, since the library is process-wide.
-func child(t *testing.T, test string, env ...string) string {
-	t.Helper()
-	cmd := exec.Command(os.Args[0], "-test.run=^"+test+"$", "-test.v")
-	cmd.Env = append(os.Environ(), env...)
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Errorf("%v\n%s", err, out)
+// TestMain is also the processes that tests start since the library is process-wide. They say on their output what they
+// found.
+func TestMain(m *testing.M) {
+	var err error
+	switch os.Getenv("DHOW_TEST_CHILD") {
+	case "":
+		os.Exit(m.Run())
+	case "bad library":
+		err = loadWithABadLibrary(os.Getenv("DHOW_TEST_DIR"))
+	case "quiet":
+		_, err = negate(os.Getenv("DHOW_TEST_DIR"))
 	}
-	return string(out)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// negate loads a model that is written into dir and runs it.
+func negate(dir string) (*tensor.Tensor, error) {
+	path := filepath.Join(dir, "model.onnx")
+	if err := os.WriteFile(path, onnxtest.Negate(3).Model(), 0o600); err != nil {
+		return nil, err
+	}
+	m, err := New("").Load(context.Background(), path, inference.Options{})
+	if err != nil {
+		return nil, err
+	}
+	defer m.Close()
+	out, err := m.Run(context.Background(), []tensor.Tensor{f32("x", 1, 2, 3)}, nil)
+	if err != nil {
+		return nil, err
+	}
+	return &out[0], nil
+}
+
+func loadWithABadLibrary(dir string) error {
+	bad := os.Getenv(Variable)
+	_, err := negate(dir)
+	var runtime *inference.RuntimeError
+	if !errors.As(err, &runtime) {
+		return fmt.Errorf("no error of the runtime: %w", err)
+	}
+	fmt.Printf("code=%s %v\n", runtime.Code, err)
+	if e := New(""); e.Version() != "" || e.Providers() != nil {
+		return errors.New("a library that was not opened has a version")
+	}
+	if runtime.Code != "onnxruntime-too-old" {
+		return nil
+	}
+	// What was mended is found without a restart.
+	if err := os.Setenv(Variable, os.Getenv("DHOW_TEST_GOOD")); err != nil {
+		return err
+	}
+	if _, err := negate(dir); err != nil {
+		return fmt.Errorf("after %s: %w", bad, err)
+	}
+	return nil
 }
 
 func TestLibrariesThatCannotBeUsed(t *testing.T) {
@@ -59,36 +113,38 @@ void *OrtGetApiBase(void) { return &base; }`)
 		{compile(t, "int something;"), "onnxruntime-broken", "not ONNX Runtime"},
 		{old, "onnxruntime-too-old", "is version 1.17.3, Dhow needs 1.24 or newer"},
 	} {
-		out := child(t, "TestChildLoadsWithABadLibrary", "DHOW_TEST_GOOD="+good, Variable+"="+c.path)
+		out := killtest.Lives(t, []string{"DHOW_TEST_CHILD=bad library", "DHOW_TEST_DIR=" + t.TempDir(), "DHOW_TEST_GOOD=" + good, Variable + "=" + c.path})
 		if !strings.Contains(out, "code="+c.code+" ") || !strings.Contains(out, c.want) || !strings.Contains(out, "make onnxruntime") {
 			t.Errorf("%s: %s", c.path, out)
 		}
 	}
 }
 
-func TestChildLoadsWithABadLibrary(t *testing.T) {
-	if os.Getenv("DHOW_TEST_GOOD") == "" {
-		t.Skip("runs in a process that TestLibrariesThatCannotBeUsed starts")
+// TestTheRuntimeTellsNobody: the official builds count what is run, keep that in the home folder and send it to their
+// maker. A process of its own loads and runs a model with folders that are watched, and without the variables by which
+// the runtime recognises a test run and keeps quiet.
+func TestTheRuntimeTellsNobody(t *testing.T) {
+	path, err := Find("")
+	if err != nil {
+		t.Fatal(err)
 	}
-	path, bad := write(t, onnxtest.Negate(3)), os.Getenv(Variable)
-	_, err := New("").Load(t.Context(), path, inference.Options{})
-	var runtime *inference.RuntimeError
-	if !errors.As(err, &runtime) {
-		t.Fatalf("%v", err)
+	watched := t.TempDir()
+	env := []string{"DHOW_TEST_CHILD=quiet", "DHOW_TEST_DIR=" + t.TempDir(), Variable + "=" + path, "CI=", "ORT_RUNNING_UNIT_TESTS=", telemetryVariable + "="}
+	for _, name := range []string{"HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"} {
+		dir := filepath.Join(watched, name)
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		env = append(env, name+"="+dir)
 	}
-	t.Logf("code=%s %v", runtime.Code, err)
-	if e := New(""); e.Version() != "" || e.Providers() != nil {
-		t.Error("a library that was not opened has a version")
-	}
-	if runtime.Code != "onnxruntime-too-old" {
-		return
-	}
-	// What was mended is found without a restart.
-	t.Setenv(Variable, os.Getenv("DHOW_TEST_GOOD"))
-	if m, err := New("").Load(t.Context(), path, inference.Options{}); err != nil {
-		t.Errorf("after %s: %v", bad, err)
-	} else {
-		_ = m.Close()
+	killtest.Lives(t, env)
+	if err := filepath.WalkDir(watched, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			t.Errorf("the runtime left %s", strings.TrimPrefix(path, watched))
+		}
+		return err
+	}); err != nil {
+		t.Error(err)
 	}
 }
 
