@@ -10,9 +10,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
+	"sync"
 	"time"
 )
 
@@ -49,11 +52,11 @@ func New(bin, dir string, say func(string), nodes ...*Node) (*Fleet, error) {
 	if say == nil {
 		say = func(string) {}
 	}
-	ports, err := freePorts(1)
+	address, err := freePort()
 	if err != nil {
 		return nil, err
 	}
-	f := &Fleet{Bin: bin, Dir: dir, Address: ports[0], Say: say}
+	f := &Fleet{Bin: bin, Dir: dir, Address: address, Say: say}
 	f.CLI = CLI{binary: filepath.Join(bin, "dhow"), configHome: filepath.Join(dir, "operator"), echo: say}
 	for _, n := range nodes {
 		if _, err := f.Add(n); err != nil {
@@ -65,11 +68,11 @@ func New(bin, dir string, say func(string), nodes ...*Node) (*Fleet, error) {
 
 // Add lays out one more node.
 func (f *Fleet) Add(n *Node) (*Node, error) {
-	ports, err := freePorts(1)
+	address, err := freePort()
 	if err != nil {
 		return nil, err
 	}
-	n.Listen = ports[0]
+	n.Listen = address
 	n.Dir = filepath.Join(f.Dir, n.Name)
 	n.TokenFile = filepath.Join(f.Dir, n.Name+".token")
 	if n.Server == "" {
@@ -161,32 +164,36 @@ func (f *Fleet) Stop() error {
 	return errors.Join(append(errs, f.Manager.Stop(10*time.Second))...)
 }
 
-// freePorts returns n loopback addresses whose TCP and UDP ports are free now.
-func freePorts(n int) ([]string, error) {
-	var out []string
-	var open []interface{ Close() error }
-	defer func() {
-		for _, c := range open {
-			_ = c.Close() // only held to keep the port until all are found
+// The ports of the fleet's processes lie below those that the system gives to clients (32768 and above on Linux). A
+// process that is killed and started again wants its port back, which no client's connection must have taken meanwhile.
+const (
+	firstPort = 12000
+	lastPort  = 32000
+)
+
+var given sync.Map // ports that this process gave before; one of them may be between two starts
+
+// freePort returns a loopback address whose TCP and UDP ports are free.
+func freePort() (string, error) {
+	for range 1000 {
+		port := firstPort + rand.IntN(lastPort-firstPort)
+		if _, before := given.LoadOrStore(port, true); before {
+			continue
 		}
-	}()
-	for range 50 + n {
-		if len(out) == n {
-			return out, nil
-		}
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+		l, err := net.Listen("tcp", address)
 		if err != nil {
-			return nil, fmt.Errorf("cannot find a free port: %w", err)
+			continue // another program has it
 		}
-		open = append(open, l)
-		u, err := net.ListenPacket("udp", l.Addr().String())
+		u, err := net.ListenPacket("udp", address)
+		_ = l.Close() // only held to see that it is free
 		if err != nil {
-			continue // another program has the UDP port of that number
+			continue
 		}
-		open = append(open, u)
-		out = append(out, l.Addr().String())
+		_ = u.Close()
+		return address, nil
 	}
-	return nil, errors.New("cannot find free ports")
+	return "", errors.New("cannot find a free port")
 }
 
 // finalError is a condition that no waiting mends.
