@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/dhowfleet/dhow/agent/inference"
+	"github.com/dhowfleet/dhow/agent/statistics"
 	"github.com/dhowfleet/dhow/agent/telemetry"
 )
 
@@ -21,6 +22,8 @@ const maxEmitted = 64
 type call struct {
 	parent   context.Context
 	deadline time.Time
+	priority uint64
+	timing   statistics.Timing
 
 	mu         sync.Mutex
 	done       chan struct{}
@@ -38,6 +41,7 @@ var calls = sync.Pool{New: func() any { return new(call) }}
 func newCall(parent context.Context, deadline time.Time) *call {
 	c := calls.Get().(*call)
 	c.parent, c.deadline = parent, deadline
+	c.timing = statistics.Timing{Rows: 1}
 	if d, ok := parent.Deadline(); ok && d.Before(deadline) {
 		c.deadline = d
 	}
@@ -74,7 +78,27 @@ func (c *call) finish(err error) {
 
 func (c *call) Deadline() (time.Time, bool) { return c.deadline, true }
 
-func (c *call) Value(key any) any { return c.parent.Value(key) }
+func (c *call) Value(key any) any {
+	switch key {
+	case statistics.Key:
+		return &c.timing
+	case priorityKey:
+		return &c.priority
+	}
+	return c.parent.Value(key)
+}
+
+type priorityKeyType struct{}
+
+var priorityKey any = priorityKeyType{}
+
+// PriorityOf returns the priority of the request that ctx belongs to, 0 when it has none.
+func PriorityOf(ctx context.Context) uint64 {
+	if p, ok := ctx.Value(priorityKey).(*uint64); ok {
+		return *p
+	}
+	return 0
+}
 
 func (c *call) Err() error {
 	c.mu.Lock()

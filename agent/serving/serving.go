@@ -2,7 +2,9 @@
 //
 // A Table maps a model's name to its variants. A request takes the map as it is, routes to a variant (agent/routing),
 // holds that variant, waits for one of a bounded number of places, runs, and is recorded with how long it took and how
-// it ended. Set replaces what a name stands for in one step: requests that come later see the new variants, those in
+// it ended. How many may wait is bounded for each version by itself, so that a model that is asked too much does not
+// keep others from answering. Requests of which a shadow gets a copy are copied before they run, and the copy runs after
+// the answer, on places that nobody else wants. Set replaces what a name stands for in one step: requests that come later see the new variants, those in
 // flight end on the ones they hold, and a variant that is no longer in the table is closed after its last request, so
 // that a swap loses none.
 //
@@ -25,8 +27,10 @@ import (
 	"time"
 
 	"github.com/dhowfleet/dhow/agent/routing"
+	"github.com/dhowfleet/dhow/agent/statistics"
 	"github.com/dhowfleet/dhow/agent/telemetry"
 	"github.com/dhowfleet/dhow/models/tensor"
+	"github.com/dhowfleet/dhow/models/triton"
 	syncv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/sync/v1"
 	"github.com/dhowfleet/dhow/wasm/host"
 )
@@ -41,6 +45,14 @@ type Runner interface {
 	Close() error
 }
 
+// Scheduler is a Runner that waits for places by itself, as one that joins requests to batches does. The table bounds
+// how many requests it has and takes no place for them.
+type Scheduler interface {
+	Runner
+	// Scheduled says whether it does; it does not change.
+	Scheduled() bool
+}
+
 // Recorder is told of every request that reached a model. The observation is the table's again when Record returns.
 type Recorder interface {
 	Record(*telemetry.Observation)
@@ -49,10 +61,16 @@ type Recorder interface {
 // Variant is one version of a model.
 type Variant struct {
 	Version         string
-	Role            uint8 // a syncv1.Role; a shadow gets no request but those that name its version
-	ShareMillionths uint32
+	Role            uint8  // a syncv1.Role; a shadow answers none but the requests that name its version
+	ShareMillionths uint32 // of a shadow: of how many requests it gets a copy
 	Runner          Runner
 	Timeout         time.Duration // for one request, waiting included; 0 means the table's
+	// Queue is how many requests may wait; 0 means the table's. Concurrency is how many compute at a time; 0 means as
+	// many as there are places.
+	Queue, Concurrency int
+	// Config is the model's configuration, nil where it has none. Labels are the names of an output's classes.
+	Config *triton.Config
+	Labels map[string][]string
 }
 
 // Options of a table.
@@ -60,8 +78,13 @@ type Options struct {
 	// Concurrency is how many requests compute at a time; 0 means one a core. Models compute on one thread, so more
 	// would only make each slower.
 	Concurrency int
-	// Queue is how many more may wait; further ones are refused at once. 0 means 64 for each that computes.
+	// Places that are shared with runners that schedule by themselves; nil makes Concurrency of them.
+	Places *Places
+	// Queue is how many more may wait for one version of a model; further ones are refused at once. 0 means 64 for each
+	// that computes.
 	Queue int
+	// Statistics counts by model and version; nil counts nothing.
+	Statistics *statistics.Registry
 	// Timeout of a request whose variant has none; 0 means 30 s.
 	Timeout  time.Duration
 	Recorder Recorder     // nil records nothing
@@ -70,13 +93,15 @@ type Options struct {
 
 // Table is the models in service.
 type Table struct {
-	recorder Recorder
-	logger   *slog.Logger
-	timeout  time.Duration
-	places   chan struct{}
-	queue    int64
-	waiting  atomic.Int64
-	models   atomic.Pointer[map[string]*entry]
+	recorder   Recorder
+	logger     *slog.Logger
+	timeout    time.Duration
+	places     *Places
+	computing  int64 // places that there are
+	queue      int64
+	statistics *statistics.Registry
+	copies     copies
+	models     atomic.Pointer[map[string]*entry]
 
 	mu     sync.Mutex // held by writers of models
 	closed bool
@@ -84,10 +109,11 @@ type Table struct {
 
 // entry is what a model's name stands for; it is never changed after it is in the map.
 type entry struct {
-	name   string
-	all    []*held
-	routed []*held // those of all that get traffic, as split numbers them
-	split  routing.Split
+	name    string
+	all     []*held
+	routed  []*held // those of all that get traffic, as split numbers them
+	split   routing.Split
+	shadows []*held // those of all that get copies
 }
 
 // NewTable returns a table without models.
@@ -104,7 +130,13 @@ func NewTable(o Options) *Table {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	t := &Table{recorder: o.Recorder, logger: o.Logger, timeout: o.Timeout, places: make(chan struct{}, o.Concurrency), queue: int64(o.Queue)}
+	if o.Places == nil {
+		o.Places = NewPlaces(o.Concurrency)
+	}
+	t := &Table{
+		recorder: o.Recorder, logger: o.Logger, timeout: o.Timeout, places: o.Places, computing: int64(o.Concurrency),
+		queue: int64(o.Queue), statistics: o.Statistics,
+	}
 	t.models.Store(&map[string]*entry{})
 	return t
 }
@@ -119,9 +151,12 @@ func (t *Table) Set(model string, variants []Variant) *Drain {
 	next := &entry{name: model}
 	var shares []routing.Share
 	for _, v := range variants {
-		h := &held{version: v.Version, role: v.Role, share: v.ShareMillionths, timeout: v.Timeout, runner: v.Runner, count: before.find(v.Runner)}
+		h := t.newHeld(model, v, before)
 		next.all = append(next.all, h)
 		if v.Role == uint8(syncv1.Role_ROLE_SHADOW) {
+			if v.ShareMillionths > 0 {
+				next.shadows = append(next.shadows, h)
+			}
 			continue
 		}
 		next.routed = append(next.routed, h)
@@ -138,7 +173,20 @@ func (t *Table) Set(model string, variants []Variant) *Drain {
 		models[model] = next
 	}
 	t.models.Store(&models)
+	t.forget(before, next)
 	return retire(before, next)
+}
+
+// forget drops what was counted of versions that are gone.
+func (t *Table) forget(before, next *entry) {
+	if t.statistics == nil || before == nil {
+		return
+	}
+	for _, h := range before.all {
+		if next.version(h.version) == nil {
+			t.statistics.Forget(before.name, h.version)
+		}
+	}
 }
 
 // Close takes every model out and waits for their requests; it may be given up by ctx, the requests go on then.
@@ -167,6 +215,10 @@ type Request struct {
 	ID      string // decides the variant, and is recorded; "" is routed at random
 	Inputs  []tensor.Tensor
 	Outputs []string // wanted; none means all
+	// Priority puts the request before others that wait: 1 is the most urgent one, 0 the model's default.
+	Priority uint64
+	// Timeout shortens the variant's; 0 does not.
+	Timeout time.Duration
 }
 
 // Response is the answer, and who gave it.
@@ -174,65 +226,98 @@ type Response struct {
 	Version string
 	Role    uint8
 	Outputs []tensor.Tensor
+	// Timing says where the time went.
+	Timing statistics.Timing
 }
 
 // Infer answers a request. Errors are a *NotFoundError, ErrOverloaded, a *PanicError, or the runner's; CodeOf classes
 // them. When a variant was found, the Response names it even beside an error.
 func (t *Table) Infer(ctx context.Context, req Request) (Response, error) {
 	start := time.Now()
-	h, err := t.take(&req)
+	h, shadow, err := t.take(&req)
 	if err != nil {
 		return Response{}, err
 	}
 	defer h.release()
-	timeout := h.timeout
-	if timeout <= 0 {
-		timeout = t.timeout
+	var job *copied
+	if shadow != nil {
+		job = t.copy(shadow, &req)
 	}
-	c := newCall(ctx, start.Add(timeout))
+	timeout := h.timeout
+	if req.Timeout > 0 && req.Timeout < timeout {
+		timeout = req.Timeout
+	}
 	res := Response{Version: h.version, Role: h.role}
-	if err = t.enter(c); err == nil {
-		res.Outputs, err = t.run(c, h, &req)
+	res.Outputs, err = t.answer(ctx, start, timeout, h, &req, &res.Timing)
+	if job != nil {
+		job.follow(CodeOf(err))
+	}
+	return res, err
+}
+
+// answer runs a request on a variant that is held, and records it.
+func (t *Table) answer(ctx context.Context, start time.Time, timeout time.Duration, h *held, req *Request, timing *statistics.Timing) (out []tensor.Tensor, err error) {
+	c := newCall(ctx, start.Add(timeout))
+	c.priority = req.Priority
+	if h.stats != nil {
+		h.stats.Begin()
+	}
+	if err = h.enter(c); err == nil {
+		out, err = t.run(c, h, req)
+	}
+	total, code := time.Since(start), CodeOf(err)
+	*timing = c.timing
+	if h.stats != nil {
+		h.stats.End(code, total, timing)
 	}
 	if t.recorder != nil {
 		c.observed = telemetry.Observation{
-			At: start, Duration: time.Since(start), Model: req.Model, Version: h.version, Role: res.Role,
-			RequestID: req.ID, Code: CodeOf(err), Counts: c.counts, Features: c.features,
+			At: start, Duration: total, Model: req.Model, Version: h.version, Role: h.role,
+			RequestID: req.ID, Code: code, Counts: c.counts, Features: c.features,
 		}
 		t.recorder.Record(&c.observed)
 	}
 	c.end()
-	return res, err
+	return out, err
 }
 
-// take routes a request and holds the variant.
-func (t *Table) take(req *Request) (*held, error) {
+// take routes a request and holds the variant, and a shadow that is to get a copy, where there is one.
+func (t *Table) take(req *Request) (h, shadow *held, err error) {
 	for {
 		e := (*t.models.Load())[req.Model]
 		if e == nil {
-			return nil, &NotFoundError{Model: req.Model}
+			return nil, nil, &NotFoundError{Model: req.Model}
 		}
-		h, err := e.route(req)
+		h, point, err := e.route(req)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		// It fails only when a Set has taken the variant out since; that Set's map is there to be read then.
-		if h.hold() {
-			return h, nil
+		if !h.hold() {
+			continue
 		}
+		if req.Version != "" {
+			return h, nil, nil
+		}
+		for _, s := range e.shadows {
+			if point < s.share && s.hold() {
+				return h, s, nil
+			}
+		}
+		return h, nil, nil
 	}
 }
 
-func (e *entry) route(req *Request) (*held, error) {
+func (e *entry) route(req *Request) (*held, uint32, error) {
 	if req.Version != "" {
 		if h := e.version(req.Version); h != nil {
-			return h, nil
+			return h, 0, nil
 		}
-		return nil, &NotFoundError{Model: req.Model, Version: req.Version, Versions: e.versions()}
+		return nil, 0, &NotFoundError{Model: req.Model, Version: req.Version, Versions: e.versions()}
 	}
 	point := uint32(0)
 	switch {
-	case len(e.routed) <= 1:
+	case len(e.routed) <= 1 && len(e.shadows) == 0:
 	case req.ID == "":
 		point = rand.Uint32N(routing.Whole)
 	default:
@@ -240,39 +325,15 @@ func (e *entry) route(req *Request) (*held, error) {
 	}
 	i := e.split.Pick(point)
 	if i < 0 {
-		return nil, &NotFoundError{Model: req.Model, Versions: e.versions()}
+		return nil, 0, &NotFoundError{Model: req.Model, Versions: e.versions()}
 	}
-	return e.routed[i], nil
-}
-
-// enter waits for a place.
-func (t *Table) enter(c *call) error {
-	select {
-	case t.places <- struct{}{}:
-		return c.Err()
-	default:
-	}
-	if t.waiting.Add(1) > t.queue {
-		t.waiting.Add(-1)
-		return ErrOverloaded
-	}
-	defer t.waiting.Add(-1)
-	select {
-	case t.places <- struct{}{}:
-		if err := c.Err(); err != nil {
-			<-t.places
-			return err
-		}
-		return nil
-	case <-c.Done():
-		return c.Err()
-	}
+	return e.routed[i], point, nil
 }
 
 // run computes on the place that enter got.
 func (t *Table) run(c *call, h *held, req *Request) (out []tensor.Tensor, err error) {
 	defer func() {
-		<-t.places
+		h.exit()
 		if p := recover(); p != nil {
 			stack := make([]byte, 8<<10)
 			stack = stack[:runtime.Stack(stack, false)]
@@ -289,6 +350,13 @@ type Info struct {
 	Variants []VariantInfo
 	// Inputs and Outputs are those of the asked-for version, or of the baseline.
 	Inputs, Outputs []tensor.Spec
+	// Config, Labels and Role are that version's too; Version is which one it is.
+	Version string
+	Role    uint8
+	Config  *triton.Config
+	Labels  map[string][]string
+	// Platform is what the model is, in Triton's words.
+	Platform string
 }
 
 // VariantInfo is a version of a model in service.
@@ -330,7 +398,7 @@ func (t *Table) Has(model, version string) error {
 	if e == nil {
 		return &NotFoundError{Model: model}
 	}
-	_, err := e.route(&Request{Model: model, Version: version})
+	_, _, err := e.route(&Request{Model: model, Version: version})
 	return err
 }
 
