@@ -3,7 +3,11 @@
 // A request carries a Timing, which the parts that it passes fill in: the queue says how long it waited, the model how
 // long it computed. When the request ends, serving.Table records it into the version's Model, which only adds to
 // counters: nothing is kept of a request, and nothing is allocated. Snapshots are read by the statistics endpoint, the
-// metrics and the status page.
+// metrics and the status page; each agrees with itself for every request that had ended.
+//
+// What is counted follows Triton's statistics, so that tools made for them mean the same here: queue and compute times
+// are of successful requests, those answered by the response cache count in no inference. Beside that are a histogram of
+// latencies and the last hour by minute, which take the same memory however many requests come.
 //
 // Everything is safe for concurrent use and returns at once; a Timing belongs to its request's goroutine.
 package statistics
