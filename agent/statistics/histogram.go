@@ -6,7 +6,7 @@ import (
 )
 
 // The buckets of a Histogram. Bucket 0 holds what took at most a microsecond; then come twenty for each decade up to
-// 1000 s, at the preferred numbers R20 of ISO 3, and the last holds what took longer. So a bucket is about 12 % wide,
+// 1000 s, at the preferred numbers R20 of ISO 3, and the last holds what took longer. So a bucket is 11 to 14 % wide,
 // and 1, 2, 2.5, 4 and 5 of every decade are bounds, at which other histograms can be cut from one without guessing.
 const (
 	perDecade = 20

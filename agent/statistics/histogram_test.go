@@ -81,7 +81,7 @@ func TestQuantilesAreNearTheTrueOnes(t *testing.T) {
 			before = got
 			// The nearest rank, give or take the width of its bucket.
 			want := float64(times[min(max(int(math.Ceil(q*float64(len(times))))-1, 0), len(times)-1)])
-			if f := float64(got); f < want/1.131 || f > want*1.131 {
+			if f := float64(got); f < want/1.15 || f > want*1.15 {
 				t.Fatalf("quantile %v is %v, should be about %v", q, got, time.Duration(want))
 			}
 		}
