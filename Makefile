@@ -8,7 +8,7 @@ LDFLAGS := -s -w -X github.com/dhowfleet/dhow/protocol/version.Build=$(VERSION)
 export CGO_CFLAGS ?= -O2 -g -Wno-deprecated-declarations
 BUILD   := CGO_ENABLED=1 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 
-.PHONY: all binaries onnxruntime bundle demo test lint proto bench faults conformance test-gpu tools clean
+.PHONY: all binaries onnxruntime bundle demo test lint proto bench faults conformance skew test-gpu tools clean
 
 all: binaries
 
@@ -39,6 +39,10 @@ bench: onnxruntime bundle
 
 conformance:
 	test/conformance/oci/run
+
+# The last release and this checkout work with each other; see test/skew/README.md.
+skew:
+	test/skew/run
 
 # Needs an NVIDIA GPU with its driver; prints what it found where there is none.
 test-gpu:
