@@ -3,7 +3,11 @@
 //
 // Parse reads the text of a config.pbtxt; Complete fills in what it does not say from an ONNX file's own description.
 // Keys that Dhow does not act on are no errors but warnings that name key and line, since configurations are written
-// for more servers than this one. A Config marshals to the JSON that Triton answers as a model's configuration.
+// for more servers than this one. What is asked for and would change the answers is an error where it cannot be done.
+//
+// A model goes through Parse, Fill (what its folder says), Complete (what its file says) and Validate, in this order; the
+// tensors that clients see are those of Specs. A Config marshals to the JSON that Triton answers as a model's
+// configuration, ParseJSON reads the same back, and Format writes it as text.
 //
 // The package is pure. Every count, size and nesting of the text is bounded. A Config belongs to the caller.
 package triton
@@ -26,6 +30,7 @@ type Config struct {
 	Backend         string
 	DefaultFile     string // default_model_filename; "" is model.onnx (or model.wasm)
 	MaxBatchSize    int
+	MaxBatchSaid    bool // the text has max_batch_size; a 0 that it says is not completed
 	Inputs          []Input
 	Outputs         []Output
 	VersionPolicy   VersionPolicy
@@ -40,8 +45,8 @@ type Config struct {
 // Input is a tensor that a request brings. Dims -1 varies.
 type Input struct {
 	Name     string
-	DataType string // as in the file, such as TYPE_FP32
-	Dims     []int64
+	DataType string   // as in the file, such as TYPE_FP32
+	Dims     []int64  // nil where the text does not say; empty is a scalar, for each request or for each row
 	Reshape  *[]int64 // what the model takes instead of Dims
 	Optional bool
 }
