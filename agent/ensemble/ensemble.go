@@ -25,14 +25,14 @@ import (
 
 	"github.com/dhowfleet/dhow/agent/inference"
 	"github.com/dhowfleet/dhow/agent/telemetry"
+	"github.com/dhowfleet/dhow/models/dataflow"
 	"github.com/dhowfleet/dhow/models/tensor"
 	"github.com/dhowfleet/dhow/wasm/host"
 )
 
 // Bounds of an ensemble.
 const (
-	MaxSteps        = 64
-	MaxTensors      = 1024 // names in the ensemble
+	MaxSteps        = dataflow.MaxSteps
 	defaultParallel = 8
 )
 
@@ -64,10 +64,8 @@ type Spec struct {
 // Ensemble is ready to answer.
 type Ensemble struct {
 	inputs, outputs []tensor.Spec
-	steps           []step
-	wires           int
-	segments        int // inputs of all steps together
-	outputWires     []int
+	graph           *dataflow.Graph
+	callers         []Caller // of the graph's steps
 	whole           *plan
 	parallel        int
 	pool            sync.Pool // of *state
@@ -75,6 +73,28 @@ type Ensemble struct {
 	close     func() error
 	closeOnce sync.Once
 	closeErr  error
+}
+
+// New checks an ensemble and makes it. The sentences of its errors are for whoever wrote the configuration.
+func New(s Spec) (*Ensemble, error) {
+	e := &Ensemble{inputs: s.Inputs, outputs: s.Outputs, close: s.Close, parallel: s.Parallel}
+	if e.parallel <= 0 {
+		e.parallel = defaultParallel
+	}
+	steps := make([]dataflow.Step, len(s.Steps))
+	for i, st := range s.Steps {
+		if st.Caller == nil {
+			return nil, fmt.Errorf("cannot make an ensemble: nothing computes step %d (%s)", i+1, st.Name)
+		}
+		steps[i] = dataflow.Step{Name: st.Name, Takes: st.Caller.Inputs(), Gives: st.Caller.Outputs(), Inputs: st.Inputs, Outputs: st.Outputs}
+		e.callers = append(e.callers, st.Caller)
+	}
+	var err error
+	if e.graph, err = dataflow.Connect(s.Inputs, s.Outputs, steps); err != nil {
+		return nil, fmt.Errorf("cannot make an ensemble: %w", err)
+	}
+	e.whole = e.plan(e.graph.Order, nil)
+	return e, nil
 }
 
 // Error says which step failed. It wraps the step's own error, which says whose fault it is.
@@ -149,7 +169,7 @@ func (e *Ensemble) Infer(ctx context.Context, in []tensor.Tensor, wanted []strin
 	}
 	s, _ := e.pool.Get().(*state)
 	if s == nil {
-		s = &state{wires: make([]tensor.Tensor, e.wires), in: make([]tensor.Tensor, e.segments)}
+		s = &state{wires: make([]tensor.Tensor, e.graph.Wires), in: make([]tensor.Tensor, e.graph.Inputs)}
 	}
 	for i, at := range order {
 		s.wires[i] = in[at] // the ensemble's inputs are its first names
@@ -180,53 +200,53 @@ func (e *Ensemble) runChain(ctx context.Context, p *plan, s *state, sink host.Si
 
 // runStep computes one step whose inputs are there.
 func (e *Ensemble) runStep(ctx context.Context, t *task, s *state, sink host.Sink) error {
-	st := &e.steps[t.step]
+	st := &e.graph.Steps[t.step]
 	if err := ctx.Err(); err != nil {
-		return &Error{Step: st.name, err: err}
+		return &Error{Step: st.Name, err: err}
 	}
-	in := s.in[st.first : st.first+len(st.in)]
-	for i, w := range st.in {
-		in[i] = s.wires[w.wire]
-		in[i].Name = w.name
+	in := s.in[st.First : st.First+len(st.In)]
+	for i, w := range st.In {
+		in[i] = s.wires[w.Wire]
+		in[i].Name = w.Name
 	}
-	out, err := st.caller.Infer(ctx, in, t.ask, sink)
+	out, err := e.callers[t.step].Infer(ctx, in, t.ask, sink)
 	if err != nil {
-		return st.failed(err)
+		return failed(st, err)
 	}
 	if len(out) != len(t.take) {
-		return faultf(st.name, telemetry.Internal, "it was asked for %d tensors and returned %d", len(t.take), len(out))
+		return faultf(st.Name, telemetry.Internal, "it was asked for %d tensors and returned %d", len(t.take), len(out))
 	}
 	for i, w := range t.take {
-		if out[i].Name != w.name {
-			return faultf(st.name, telemetry.Internal, "it was asked for %q and returned %q", w.name, out[i].Name)
+		if out[i].Name != w.Name {
+			return faultf(st.Name, telemetry.Internal, "it was asked for %q and returned %q", w.Name, out[i].Name)
 		}
-		if w.wire >= 0 {
-			s.wires[w.wire] = out[i]
+		if w.Wire >= 0 {
+			s.wires[w.Wire] = out[i]
 		}
 	}
 	return nil
 }
 
 // failed names the step in an error.
-func (st *step) failed(err error) error {
-	if st.direct {
-		return &Error{Step: st.name, err: err}
+func failed(st *dataflow.Connected, err error) error {
+	if st.Direct {
+		return &Error{Step: st.Name, err: err}
 	}
 	var misfit *inference.InputError
 	var coded interface{ Code() telemetry.Code }
 	if errors.As(err, &misfit) || errors.As(err, &coded) && coded.Code() == telemetry.InvalidInput {
-		return faultf(st.name, telemetry.ModelError, "it does not take what the steps before it gave: %v", err)
+		return faultf(st.Name, telemetry.ModelError, "it does not take what the steps before it gave: %v", err)
 	}
-	return &Error{Step: st.name, err: err}
+	return &Error{Step: st.Name, err: err}
 }
 
 // collect returns the wanted outputs, checked against what the ensemble promises.
 func (e *Ensemble) collect(s *state, wanted []string) ([]tensor.Tensor, error) {
 	one := func(i int) (tensor.Tensor, error) {
-		t := s.wires[e.outputWires[i]]
+		t := s.wires[e.graph.Outputs[i]]
 		t.Name = e.outputs[i].Name
 		if err := e.outputs[i].Accepts(&t); err != nil {
-			by := e.steps[e.producer(e.outputWires[i])].name
+			by := e.graph.Steps[e.producer(e.graph.Outputs[i])].Name
 			o := &e.outputs[i]
 			return t, faultf(by, telemetry.ModelError, "output %q came as %s %v, %s %v was promised", t.Name, t.Datatype, t.Shape, o.Datatype, o.Shape)
 		}
@@ -261,9 +281,9 @@ func (e *Ensemble) output(name string) int {
 
 // producer returns the step that makes a name.
 func (e *Ensemble) producer(wire int) int {
-	for i := range e.steps {
-		for _, w := range e.steps[i].out {
-			if w.wire == wire {
+	for i := range e.graph.Steps {
+		for _, w := range e.graph.Steps[i].Out {
+			if w.Wire == wire {
 				return i
 			}
 		}

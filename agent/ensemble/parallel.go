@@ -92,7 +92,7 @@ func (f *flight) next() *task {
 func (f *flight) run(t *task) (timing statistics.Timing, panicked any, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			panicked = fmt.Sprintf("step %s: %v\n%s", f.e.steps[t.step].name, p, debug.Stack())
+			panicked = fmt.Sprintf("step %s: %v\n%s", f.e.graph.Steps[t.step].Name, p, debug.Stack())
 		}
 	}()
 	ctx := f.ctx

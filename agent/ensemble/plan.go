@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/dhowfleet/dhow/agent/inference"
+	"github.com/dhowfleet/dhow/models/dataflow"
 )
 
 // plan is what runs for a set of wanted outputs.
@@ -18,7 +19,7 @@ type task struct {
 	needs uint64 // steps
 	// ask is what the step is asked for, nil for all that it has; take says where each tensor of its answer goes.
 	ask  []string
-	take []wire
+	take []dataflow.Wire
 }
 
 // planFor returns the plan of a request.
@@ -28,8 +29,8 @@ func (e *Ensemble) planFor(wanted []string) (*plan, error) {
 			return nil, inference.Inputf("the model has no output %q", w)
 		}
 	}
-	if len(wanted) == 0 || !slices.ContainsFunc(e.outputWires, func(at int) bool {
-		return !slices.ContainsFunc(wanted, func(w string) bool { return e.outputWires[e.output(w)] == at })
+	if len(wanted) == 0 || !slices.ContainsFunc(e.graph.Outputs, func(at int) bool {
+		return !slices.ContainsFunc(wanted, func(w string) bool { return e.graph.Outputs[e.output(w)] == at })
 	}) {
 		return e.whole, nil
 	}
@@ -42,29 +43,29 @@ func (e *Ensemble) planFor(wanted []string) (*plan, error) {
 
 // plan keeps the steps of order, which is sorted, that the wanted outputs need.
 func (e *Ensemble) plan(order []int, wanted []string) *plan {
-	used := make([]bool, e.wires)
+	used := make([]bool, e.graph.Wires)
 	for i := range e.outputs {
 		if len(wanted) == 0 || slices.Contains(wanted, e.outputs[i].Name) {
-			used[e.outputWires[i]] = true
+			used[e.graph.Outputs[i]] = true
 		}
 	}
 	p := &plan{}
 	for _, i := range slices.Backward(order) {
-		st := &e.steps[i]
-		t := task{step: i, needs: st.needs}
-		for _, w := range st.out {
-			if w.wire >= 0 && used[w.wire] {
-				t.ask, t.take = append(t.ask, w.name), append(t.take, w)
+		st := &e.graph.Steps[i]
+		t := task{step: i, needs: st.Needs}
+		for _, w := range st.Out {
+			if w.Wire >= 0 && used[w.Wire] {
+				t.ask, t.take = append(t.ask, w.Name), append(t.take, w)
 			}
 		}
 		if len(t.take) == 0 {
 			continue
 		}
-		if len(t.take) == len(st.out) {
+		if len(t.take) == len(st.Out) {
 			t.ask = nil
 		}
-		for _, w := range st.in {
-			used[w.wire] = true
+		for _, w := range st.In {
+			used[w.Wire] = true
 		}
 		p.steps = append(p.steps, t)
 	}
