@@ -34,7 +34,7 @@ test: onnxruntime bundle
 faults: binaries onnxruntime bundle
 	DHOW_FAULTS=long $(GO) test -timeout 60m -count=1 ./test/e2e/...
 
-bench: onnxruntime bundle
+bench: binaries onnxruntime bundle
 	$(GO) run ./test/bench $(BENCH)
 
 conformance:

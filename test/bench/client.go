@@ -53,7 +53,7 @@ func (c *caller) exchange(request []byte) error {
 		if len(line) <= 2 {
 			break
 		}
-		if value, found := bytes.CutPrefix(line, []byte("Content-Length: ")); found {
+		if name, value, _ := bytes.Cut(line, []byte(":")); bytes.EqualFold(name, []byte("Content-Length")) {
 			if length, err = strconv.Atoi(string(bytes.TrimSpace(value))); err != nil {
 				return err
 			}

@@ -6,8 +6,10 @@
 // the other, so that a busy moment of the machine meets all of them. A figure is the median over the rounds of a round's
 // percentile. Nothing is asserted: figures depend on the machine, which is printed with them.
 //
-// Usage: go run ./test/bench [-rounds 5] [-calls 4000]. It needs ONNX Runtime (make onnxruntime) and listens on
-// loopback only.
+// Other tables measure what is around it: the agent as a process of its own beside fastify with onnxruntime-node.
+//
+// Usage: go run ./test/bench [-tables paths,peers] [-rounds 5] [-calls 4000] [-window 2s]. It needs ONNX Runtime (make
+// onnxruntime), for the peers also bin/dhow-agent (make binaries) and npm, and listens on loopback only.
 package main
 
 import (
@@ -26,13 +28,32 @@ import (
 func main() {
 	rounds := flag.Int("rounds", 5, "rounds, of which the median counts")
 	calls := flag.Int("calls", 4000, "calls of each path in a round")
+	tables := flag.String("tables", "paths,peers", "what is measured")
+	window := flag.Duration("window", 2*time.Second, "how long a server is pressed at a time")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *rounds, *calls); err != nil {
+	if err := runTables(ctx, strings.Split(*tables, ","), *rounds, *calls, *window); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
+}
+
+func runTables(ctx context.Context, tables []string, rounds, calls int, window time.Duration) error {
+	known := map[string]func() error{
+		"paths": func() error { return run(ctx, rounds, calls) },
+		"peers": func() error { return peersTable(ctx, window, rounds) },
+	}
+	for _, name := range tables {
+		table, ok := known[name]
+		if !ok {
+			return fmt.Errorf("there is no table %q", name)
+		}
+		if err := table(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func run(ctx context.Context, rounds, calls int) error {
