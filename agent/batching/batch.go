@@ -120,7 +120,7 @@ func (b *Batcher) dispatch(now time.Time) {
 		items, due := b.pick(now)
 		if items != nil {
 			b.starting = true
-			go b.work(b.takeIdle(), false)
+			go b.work(b.takeIdle())
 		} else if next.IsZero() || due.Before(next) {
 			next = due
 		}
@@ -148,9 +148,9 @@ func (b *Batcher) answer(it *item) {
 	it.ready <- struct{}{} // has room for it
 }
 
-// work forms one batch on inst and a place, and runs it.
-func (b *Batcher) work(inst *instance, placed bool) {
-	if !placed && b.options.Places != nil {
+// work waits for a place, forms one batch of those that are there then, and runs it on inst.
+func (b *Batcher) work(inst *instance) {
+	if b.options.Places != nil {
 		b.mu.Lock()
 		priority := uint64(0)
 		if head := b.queue.head(); head != nil {
@@ -168,9 +168,9 @@ func (b *Batcher) work(inst *instance, placed bool) {
 	b.starting = false
 	items, _ := b.pick(now)
 	if items == nil { // those that waited have left or were run by another
+		b.release()
 		b.putIdle(inst)
 		b.mu.Unlock()
-		b.release()
 		return
 	}
 	for _, it := range items {

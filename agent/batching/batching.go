@@ -1,6 +1,6 @@
 // Package batching answers many requests with one run of a model.
 //
-// A Batcher wraps the instances of a model and is an inference.Model itself. A request that finds an instance free and
+// A Batcher wraps the instances of a model and is an inference.Model itself. A request that finds an instance and a place free and
 // nobody waiting runs at once on its caller's goroutine, on the caller's own memory: at one client nothing is added.
 // Otherwise it waits in the queue, until an instance and a place to compute are free; then as many as fit together leave
 // the queue as one batch. What they bring is laid one behind the other into a buffer, and each is given its own rows of
@@ -39,6 +39,8 @@ import (
 
 // Places are what is needed to compute; serving.Places are such. A batch takes one, however many requests it has.
 type Places interface {
+	// TryAcquire takes a place that is free.
+	TryAcquire() bool
 	// Acquire waits for a place until ctx ends; priority 1 is the most urgent, 0 none.
 	Acquire(ctx context.Context, priority uint64) error
 	Release()
@@ -237,11 +239,10 @@ func (b *Batcher) Run(ctx context.Context, in []tensor.Tensor, wanted []string) 
 		b.mu.Unlock()
 		return nil, err
 	}
-	if b.queue.n == 0 && !b.starting && len(b.idle) > 0 && !b.expecting() {
+	if b.queue.n == 0 && len(b.idle) > 0 && !b.expecting() && (b.options.Places == nil || b.options.Places.TryAcquire()) {
 		inst := b.takeIdle()
-		b.starting = b.options.Places != nil
 		b.mu.Unlock()
-		return b.lead(ctx, in, wanted, rows, inst)
+		return b.alone(ctx, in, wanted, rows, inst)
 	}
 	it := b.newItem()
 	off := b.off != ""
@@ -276,52 +277,6 @@ func (b *Batcher) rows(in []tensor.Tensor) (int, error) {
 		return 0, inference.Inputf("the request has %d rows, the model takes at most %d", n, limit)
 	}
 	return int(n), nil
-}
-
-// lead runs a request that found an instance and nobody waiting. It joins those that come while it waits for a place.
-func (b *Batcher) lead(ctx context.Context, in []tensor.Tensor, wanted []string, rows int, inst *instance) ([]tensor.Tensor, error) {
-	if b.options.Places == nil {
-		return b.alone(ctx, in, wanted, rows, inst)
-	}
-	start := time.Now()
-	err := b.options.Places.Acquire(ctx, b.options.Priority(ctx))
-	b.mu.Lock()
-	if err == nil && b.queue.n > 0 && b.off == "" {
-		it := b.newItem()
-		b.mu.Unlock()
-		return b.joinOthers(ctx, in, wanted, rows, inst, it, start)
-	}
-	b.starting = false
-	if err != nil {
-		b.putIdle(inst)
-	} else if b.queue.n > 0 {
-		b.dispatch(time.Now())
-	}
-	b.mu.Unlock()
-	if timing := statistics.Of(ctx); timing != nil {
-		timing.Queue += time.Since(start)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return b.alone(ctx, in, wanted, rows, inst)
-}
-
-// joinOthers puts the request that holds inst and a place before those that came after it, and hands both on.
-func (b *Batcher) joinOthers(ctx context.Context, in []tensor.Tensor, wanted []string, rows int, inst *instance, it *item, start time.Time) ([]tensor.Tensor, error) {
-	err := it.set(ctx, b, in, wanted, rows, false)
-	b.mu.Lock()
-	if err == nil {
-		it.at = start
-		b.queue.pushFront(it)
-	}
-	go b.work(inst, true)
-	b.mu.Unlock()
-	if err != nil {
-		b.recycle(it)
-		return nil, err
-	}
-	return b.wait(it)
 }
 
 // alone runs a request on its caller's goroutine, which holds inst and a place.

@@ -166,17 +166,31 @@ type places struct {
 
 func newPlaces(n int) *places { return &places{free: make(chan struct{}, n)} }
 
+func (p *places) TryAcquire() bool {
+	select {
+	case p.free <- struct{}{}:
+	default:
+		return false
+	}
+	p.taken()
+	return true
+}
+
 func (p *places) Acquire(ctx context.Context, _ uint64) error {
 	select {
 	case p.free <- struct{}{}:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	p.taken()
+	return nil
+}
+
+func (p *places) taken() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.n++
 	p.most = max(p.most, p.n)
-	return nil
 }
 
 func (p *places) Release() {

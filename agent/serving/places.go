@@ -26,7 +26,7 @@ func NewPlaces(n int) *Places { return &Places{free: n} }
 // Acquire waits for a place until ctx ends, and returns its error then. Priority 1 is the most urgent one; 0, for those
 // that have none, comes after all that have.
 func (p *Places) Acquire(ctx context.Context, priority uint64) error {
-	if p.try() {
+	if p.TryAcquire() {
 		if err := ctx.Err(); err != nil {
 			p.Release()
 			return err
@@ -36,8 +36,8 @@ func (p *Places) Acquire(ctx context.Context, priority uint64) error {
 	return p.wait(ctx, priority)
 }
 
-// try takes a place that is free. Nobody waits while one is.
-func (p *Places) try() bool {
+// TryAcquire takes a place that is free. Nobody waits while one is.
+func (p *Places) TryAcquire() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.free == 0 {
