@@ -37,11 +37,9 @@ func Load(fsys fs.FS) (*Bundle, error) {
 	if err := b.checkModels(fsys); err != nil {
 		return nil, err
 	}
-	for _, s := range []*Step{spec.Pre, spec.Post} {
-		if s != nil {
-			if err := b.checkModule(fsys, s.Module); err != nil {
-				return nil, err
-			}
+	for _, s := range spec.modules() {
+		if err := b.checkModule(fsys, s.Module); err != nil {
+			return nil, err
 		}
 	}
 	if spec.Labels != "" {
@@ -152,17 +150,13 @@ func (b *Bundle) checkModule(fsys fs.FS, p string) error {
 
 // checkModels reads every variant and compares it with bundle.yaml and with the first one.
 func (b *Bundle) checkModels(fsys fs.FS) error {
+	if b.Spec.Stages != nil {
+		return b.checkStages(fsys)
+	}
 	var first *graph.Graph
 	for _, v := range b.Spec.Variants {
-		file, err := b.named(v.File, "variant "+v.Name, MaxFileBytes)
+		g, err := b.readModel(fsys, v.File, "variant "+v.Name)
 		if err != nil {
-			return err
-		}
-		g, err := readGraph(fsys, file)
-		if err != nil {
-			return err
-		}
-		if err := b.checkExternal(v.File, g); err != nil {
 			return err
 		}
 		if need := g.MemoryEstimate(); need > uint64(b.Spec.Budgets.Memory) {

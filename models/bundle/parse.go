@@ -38,6 +38,9 @@ func ParseSpec(data []byte) (Spec, error) {
 	}
 	var p parser
 	p.spec(doc.Content[0], &s)
+	if len(p.problems) == 0 && s.Stages != nil {
+		p.complete(&s)
+	}
 	if len(p.problems) == 0 {
 		p.names(&s)
 	}
@@ -47,11 +50,17 @@ func ParseSpec(data []byte) (Spec, error) {
 	return s, nil
 }
 
-const maxProblems = 10
+const (
+	maxProblems    = 10
+	maxStepTimeout = time.Minute
+)
 
 // parser walks the nodes and collects what is wrong. It never follows an alias, so that a document is never larger
 // than its text.
-type parser struct{ problems []string }
+type parser struct {
+	problems []string
+	stageOf  []*yaml.Node // the steps of a pipeline that is a list
+}
 
 func (p *parser) fail(n *yaml.Node, format string, args ...any) {
 	if len(p.problems) > maxProblems {
@@ -169,6 +178,7 @@ func (p *parser) duration(n *yaml.Node, where string, into *time.Duration, most 
 func (p *parser) spec(n *yaml.Node, s *Spec) {
 	s.Budgets = Budgets{Memory: DefaultMemory, Load: DefaultLoad, Infer: DefaultInfer}
 	var version string
+	variants := false
 	p.mapping(n, "the bundle",
 		field{"apiVersion", true, func(n *yaml.Node) {
 			p.text(n, "apiVersion", &version, func(v string) error {
@@ -180,7 +190,8 @@ func (p *parser) spec(n *yaml.Node, s *Spec) {
 		}},
 		field{"name", true, func(n *yaml.Node) { p.text(n, "name", &s.Name, ValidName) }},
 		field{"version", true, func(n *yaml.Node) { p.text(n, "version", &s.Version, ValidVersion) }},
-		field{"variants", true, func(n *yaml.Node) {
+		field{"variants", false, func(n *yaml.Node) {
+			variants = true
 			p.list(n, "variants", MaxVariants, func(n *yaml.Node) { s.Variants = append(s.Variants, p.variant(n)) })
 			if n.Kind == yaml.SequenceNode && len(n.Content) == 0 {
 				p.fail(n, "variants is empty; a bundle has at least one")
@@ -189,6 +200,10 @@ func (p *parser) spec(n *yaml.Node, s *Spec) {
 		field{"inputs", true, func(n *yaml.Node) { s.Inputs = p.tensors(n, "inputs") }},
 		field{"outputs", true, func(n *yaml.Node) { s.Outputs = p.tensors(n, "outputs") }},
 		field{"pipeline", false, func(n *yaml.Node) {
+			if n.Kind == yaml.SequenceNode {
+				p.stages(n, s)
+				return
+			}
 			p.mapping(n, "pipeline",
 				field{"pre", false, func(n *yaml.Node) { s.Pre = p.step(n, "pipeline.pre") }},
 				field{"post", false, func(n *yaml.Node) { s.Post = p.step(n, "pipeline.post") }})
@@ -204,6 +219,9 @@ func (p *parser) spec(n *yaml.Node, s *Spec) {
 		}},
 		field{"golden", false, func(n *yaml.Node) { p.text(n, "golden", &s.GoldenDir, ValidPath) }},
 	)
+	if n.Kind == yaml.MappingNode && !variants && s.Stages == nil {
+		p.fail(n, "%q is missing in the bundle", "variants")
+	}
 }
 
 func (p *parser) variant(n *yaml.Node) Variant {
@@ -218,7 +236,7 @@ func (p *parser) step(n *yaml.Node, where string) *Step {
 	s := &Step{Timeout: DefaultStepTimeout, Memory: DefaultStepMemory}
 	p.mapping(n, where,
 		field{"module", true, func(n *yaml.Node) { p.text(n, where+".module", &s.Module, ValidPath) }},
-		field{"timeout", false, func(n *yaml.Node) { p.duration(n, where+".timeout", &s.Timeout, time.Minute) }},
+		field{"timeout", false, func(n *yaml.Node) { p.duration(n, where+".timeout", &s.Timeout, maxStepTimeout) }},
 		field{"memory", false, func(n *yaml.Node) { p.size(n, where+".memory", &s.Memory, 64<<10, 2<<30) }})
 	return s
 }

@@ -33,12 +33,15 @@ const (
 type Spec struct {
 	// Name is a DNS label, Version an OCI tag; together they name the bundle in the registry: models/<name>:<version>.
 	Name, Version string
-	// Variants are files of the same model; the first is the default.
+	// Variants are files of the same model; the first is the default. A list of Stages without variants has one, called
+	// "default", with the file of its first model.
 	Variants []Variant
 	// Inputs are what clients send, Outputs what they get; -1 is a dimension that varies.
 	Inputs, Outputs []tensor.Spec
 	// Pre and Post are the WASM steps before and after the model, nil where there is none.
 	Pre, Post *Step
+	// Stages is the pipeline where it is a list; Pre and Post are nil then. nil is Pre, the model, Post.
+	Stages []Stage
 	// Labels is the path of the file that the WASM steps get as their configuration, "" for none.
 	Labels string
 	// Counters and Features are the only names under which the WASM steps may report counts and numbers.

@@ -28,6 +28,9 @@ const (
 	maxNameTotal = 64 << 20 // over all names that are kept while reading
 )
 
+// ProcessBytes is the share of MemoryEstimate that a process has once, whatever the number of its models.
+const ProcessBytes = 32 << 20
+
 // Graph is what the file says of itself.
 type Graph struct {
 	IRVersion                 int64
@@ -98,7 +101,7 @@ type External struct {
 // keep their weights in attributes, not in tensors) and beside it, once more the largest tensor (kernels repack one at a
 // time), and a fixed share for the runtime and for activations.
 func (g *Graph) MemoryEstimate() uint64 {
-	return uint64(g.FileBytes) + g.ExternalBytes + g.LargestBytes + 32<<20
+	return uint64(g.FileBytes) + g.ExternalBytes + g.LargestBytes + ProcessBytes
 }
 
 // Read reads a model held in memory.
