@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/dhowfleet/dhow/agent/inference"
+	"github.com/dhowfleet/dhow/agent/statistics"
 	"github.com/dhowfleet/dhow/agent/telemetry"
 	"github.com/dhowfleet/dhow/models/bundle"
 	"github.com/dhowfleet/dhow/models/tensor"
@@ -27,12 +28,15 @@ func (p *Pipeline) Infer(ctx context.Context, in []tensor.Tensor, wanted []strin
 			return nil, input(err)
 		}
 	}
+	timing := statistics.Of(ctx)
 	if p.pre != nil {
-		out, err := p.pre.module.Process(ctx, in, sink)
+		out, took, err := p.process(ctx, p.pre, in, sink, timing)
 		if err != nil {
 			return nil, p.wasm(p.pre, err)
 		}
-		in = out
+		if in = out; timing != nil {
+			timing.Input += took
+		}
 	}
 	ask := p.ask
 	if p.post == nil && len(wanted) > 0 {
@@ -42,11 +46,19 @@ func (p *Pipeline) Infer(ctx context.Context, in []tensor.Tensor, wanted []strin
 	if err != nil {
 		return nil, p.ran(err)
 	}
+	if p.batching == nil && timing != nil {
+		timing.Rows = p.rows(in)
+		timing.Executed = timing.Rows
+	}
 	if p.post == nil {
 		return out, nil
 	}
-	if out, err = p.post.module.Process(ctx, out, sink); err != nil {
+	out, took, err := p.process(ctx, p.post, out, sink, timing)
+	if err != nil {
 		return nil, p.wasm(p.post, err)
+	}
+	if timing != nil {
+		timing.Output += took
 	}
 	if out, err = pick(out, p.outputs, p.names, wanted); err != nil {
 		return nil, &Error{Step: p.post.file, code: telemetry.WasmError, err: err}
@@ -82,7 +94,10 @@ func input(err error) error { return &Error{code: telemetry.InvalidInput, err: e
 
 // failed classes an error whose code would be code, had the request or the opening not ended for another reason.
 func (p *Pipeline) failed(step string, code telemetry.Code, err error) error {
+	var waited interface{ Code() telemetry.Code } // the queue before the model says so itself
 	switch {
+	case errors.As(err, &waited):
+		code = waited.Code()
 	case errors.Is(err, context.DeadlineExceeded):
 		code = telemetry.Deadline
 	case errors.Is(err, context.Canceled):

@@ -9,8 +9,12 @@
 // Every error of Open and Infer is an *Error, which says by a telemetry code whose fault it is and by Step which part
 // failed. The pipeline keeps no request. Without WASM steps it adds no allocation to the model's own.
 //
+// With batching a pipeline takes its places to compute by itself: one for each WASM step while it runs, one for each
+// batch (agent/batching). It holds none while it waits for another, so that pipelines cannot block each other, and a
+// request that waits for its batch keeps no core from others.
+//
 // Infer is safe for concurrent use and blocks for the computation. Close waits for the requests in flight. A pipeline
-// satisfies agent/serving's Runner.
+// satisfies agent/serving's Runner and Scheduler.
 package pipeline
 
 import (
@@ -23,6 +27,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/dhowfleet/dhow/agent/batching"
 	"github.com/dhowfleet/dhow/agent/inference"
 	"github.com/dhowfleet/dhow/agent/telemetry"
 	"github.com/dhowfleet/dhow/models/bundle"
@@ -36,6 +41,11 @@ type Deps struct {
 	Wasm   *host.Runtime // may be nil when no bundle has WASM steps
 	// Model is handed to the engine; the zero value computes with one thread on the CPU.
 	Model inference.Options
+	// Batching joins requests to batches for the model; nil runs each by itself. A pipeline with it is Scheduled.
+	Batching *batching.Options
+	// Runs is how many runs of the model go on at a time when it has Batching; 0 means one a core. They share one
+	// session, and with it the weights.
+	Runs int
 	// Instances bounds the instances of each WASM step; 0 means what package host thinks right.
 	Instances int
 	// Logger takes what the WASM steps say, with the model and its version; nil means the WASM runtime's own.
@@ -75,8 +85,9 @@ type Pipeline struct {
 	modelFile       string
 	model           inference.Model
 	pre, post       *step
-	checkInputs     bool     // the bundle is stricter than the model
-	ask             []string // outputs to ask the model for when a request names none; nil for all of the model's
+	batching        *batching.Options // nil without batches
+	checkInputs     bool              // the bundle is stricter than the model
+	ask             []string          // outputs to ask the model for when a request names none; nil for all of the model's
 }
 
 // Open loads the variant of the bundle in dir; an empty variant means the bundle's default.
@@ -109,6 +120,7 @@ func (p *Pipeline) open(ctx context.Context, deps Deps, dir string, spec *bundle
 	if err := p.compare(spec); err != nil {
 		return p.failed(p.modelFile, telemetry.ModelError, err)
 	}
+	p.batch(deps)
 	if spec.Pre == nil && spec.Post == nil {
 		return nil
 	}
