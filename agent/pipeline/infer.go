@@ -17,6 +17,9 @@ import (
 // Infer answers a request with the wanted outputs in their order, or with all that the bundle declares. The inputs are
 // read until it returns and not kept; the result is the caller's. sink, which may be nil, gets what the WASM steps emit.
 func (p *Pipeline) Infer(ctx context.Context, in []tensor.Tensor, wanted []string, sink host.Sink) ([]tensor.Tensor, error) {
+	if p.list != nil {
+		return p.list.infer(ctx, p, in, wanted, sink)
+	}
 	for _, w := range wanted {
 		if !slices.Contains(p.names, w) {
 			return nil, input(fmt.Errorf("the model has no output %q", w))

@@ -1,5 +1,5 @@
 // Package pipeline runs one variant of a bundle: an optional WASM step before the model, the model, an optional WASM
-// step after it.
+// step after it; or the list of stages that the bundle writes instead, run one after the other (agent/ensemble).
 //
 // Open loads all parts from the bundle's folder and checks that they fit together as far as they say so themselves:
 // without a step before it the model must take the bundle's inputs, without one after it the model must give the
@@ -85,6 +85,7 @@ type Pipeline struct {
 	modelFile       string
 	model           inference.Model
 	pre, post       *step
+	list            *stages           // the whole pipeline, when the bundle writes it as a list
 	batching        *batching.Options // nil without batches
 	checkInputs     bool              // the bundle is stricter than the model
 	ask             []string          // outputs to ask the model for when a request names none; nil for all of the model's
@@ -112,6 +113,9 @@ func (p *Pipeline) open(ctx context.Context, deps Deps, dir string, spec *bundle
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, spec.Budgets.Load)
 		defer cancel()
+	}
+	if spec.Stages != nil {
+		return p.openStages(ctx, deps, dir, spec)
 	}
 	var err error
 	if p.model, err = deps.Engine.Load(ctx, filepath.Join(dir, filepath.FromSlash(p.modelFile)), deps.Model); err != nil {
@@ -241,7 +245,12 @@ func (p *Pipeline) Inputs() []tensor.Spec { return p.inputs }
 func (p *Pipeline) Outputs() []tensor.Spec { return p.outputs }
 
 // Provider is the execution provider that the model runs on.
-func (p *Pipeline) Provider() string { return p.model.Provider() }
+func (p *Pipeline) Provider() string {
+	if p.list != nil {
+		return p.list.models[0].Provider()
+	}
+	return p.model.Provider()
+}
 
 // Close waits for the requests in flight and frees all parts. Closing twice does no harm.
 func (p *Pipeline) Close() error {
@@ -253,6 +262,9 @@ func (p *Pipeline) Close() error {
 	}
 	if p.model != nil {
 		errs = append(errs, p.model.Close())
+	}
+	if p.list != nil {
+		errs = append(errs, p.list.close())
 	}
 	return errors.Join(errs...)
 }
