@@ -63,9 +63,9 @@ func (b *Batcher) window() time.Duration {
 	return b.grace
 }
 
-// pick returns those whose turn it is as one batch. When they should wait for more, it returns none and until when.
-// It is called with mu held.
-func (b *Batcher) pick(now time.Time) (items []*item, due time.Time) {
+// pick returns those whose turn it is as one batch. When they should wait for more, it returns none and until when,
+// unless they must not wait. It is called with mu held.
+func (b *Batcher) pick(now time.Time, must bool) (items []*item, due time.Time) {
 	head := b.queue.head()
 	if head == nil {
 		return nil, time.Time{}
@@ -73,7 +73,7 @@ func (b *Batcher) pick(now time.Time) (items []*item, due time.Time) {
 	if head.alone || b.off != "" {
 		return []*item{head}, time.Time{}
 	}
-	rows, best, whole, oldest := 0, 0, b.closed, head.at
+	rows, best, whole, oldest := 0, 0, must || b.closed, head.at
 	b.queue.each(func(it *item) bool {
 		if it != head && !head.joins(it) {
 			whole = true // what is of another kind shall not wait for these to be many
@@ -117,7 +117,7 @@ func (b *Batcher) dispatch(now time.Time) {
 	})
 	next := b.queue.nextReject()
 	if b.queue.n > 0 && len(b.idle) > 0 && !b.starting {
-		items, due := b.pick(now)
+		items, due := b.pick(now, false)
 		if items != nil {
 			b.starting = true
 			go b.work(b.takeIdle())
@@ -163,20 +163,40 @@ func (b *Batcher) work(inst *instance) {
 			return
 		}
 	}
+	b.form(inst, false)
+}
+
+// share is how many of those that are picked one instance takes, when others are free: on two cores, two batches of half
+// the size are answered sooner than one. Sizes that were asked for, and waited for, are kept.
+func (b *Batcher) share(items []*item) int {
+	n := len(items)
+	if n < 2 || len(b.options.Preferred) > 0 || b.options.MaxDelay > 0 || len(b.idle) == 0 || b.options.Places != nil && !b.options.Places.TryAcquire() {
+		return n
+	}
+	n = (n + len(b.idle)) / (1 + len(b.idle))
+	b.starting = true
+	go b.form(b.takeIdle(), true)
+	return n
+}
+
+// form takes the next batch out of the queue and runs it on inst and a place.
+func (b *Batcher) form(inst *instance, must bool) {
 	b.mu.Lock()
 	now := time.Now()
 	b.starting = false
-	items, _ := b.pick(now)
+	items, _ := b.pick(now, must)
 	if items == nil { // those that waited have left or were run by another
 		b.release()
 		b.putIdle(inst)
 		b.mu.Unlock()
 		return
 	}
+	items = items[:b.share(items)]
 	for _, it := range items {
 		b.queue.remove(it)
 		it.waited = now.Sub(it.at)
 	}
+	b.expected = max(0, b.expected-len(items))
 	if len(items) == 1 {
 		items[0].turn = inst
 		b.answer(items[0])
@@ -235,9 +255,12 @@ func (b *Batcher) run(ctx context.Context, bt *batch, inst *instance) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.ended = time.Now()
-	b.grace = min(computed.Sub(joined)/graceShare, maxGrace)
-	b.expected = len(bt.items)
+	now := time.Now()
+	if now.Sub(b.ended) >= b.window() {
+		b.expected = 0 // who has not come back by now does not
+	}
+	b.expected += len(bt.items)
+	b.ended, b.grace = now, min(computed.Sub(joined)/graceShare, maxGrace)
 	switch {
 	case parted:
 		b.misfires = 0

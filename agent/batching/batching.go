@@ -8,7 +8,8 @@
 //
 // The queue is in order of priority and then of arrival. A batch is formed last, when all that it needs is there, of the
 // first request and those behind it that have the same shapes apart from their rows and want the same outputs; the first
-// of these that does not fit ends it, so that requests of a kind never overtake each other. With MaxDelay an instance
+// of these that does not fit ends it, so that requests of a kind never overtake each other. Instances and places that are
+// free at that moment share what waits, unless there are preferred sizes or a delay. With MaxDelay an instance
 // that is free waits so long for a preferred size, or for MaxBatch rows. Without, it waits after a batch of several for
 // as many as that one had, at most an eighth of the time that it took: the clients that were answered together come back
 // one after the other, and the first of them would run alone while the others wait behind it.
@@ -149,8 +150,9 @@ type Batcher struct {
 	armed    bool
 	free     []*item
 
-	// What is known of the last run, see ready.
-	expected int // its requests
+	// Those that were answered together and have not come back, when the last of these batches ended, and how long they
+	// are waited for.
+	expected int
 	ended    time.Time
 	grace    time.Duration
 }
@@ -294,7 +296,6 @@ func (b *Batcher) done(inst *instance) {
 	b.release()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.expected = 1
 	b.putIdle(inst)
 }
 

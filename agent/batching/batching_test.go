@@ -159,6 +159,43 @@ func TestABatchIsFormedWhenItsPlaceIsFree(t *testing.T) {
 	})
 }
 
+// TestFreeInstancesShareWhatWaits, unless somebody asked for sizes.
+func TestFreeInstancesShareWhatWaits(t *testing.T) {
+	for _, c := range []struct {
+		options Options
+		sizes   []int
+	}{
+		{Options{MaxBatch: 8}, []int{3, 2}},
+		{Options{MaxBatch: 8, Preferred: []int{5}}, []int{5}},
+		{Options{MaxBatch: 8, MaxDelay: ms}, []int{5}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			p := serving.NewPlaces(2)
+			c.options.Places = p
+			f := &fake{takes: 10 * ms}
+			b := New([]inference.Model{f, f}, c.options)
+			defer b.Close()
+			for range 2 {
+				if !p.TryAcquire() {
+					t.Fatal("no places")
+				}
+			}
+			time.AfterFunc(5*ms, func() { p.Release(); p.Release() })
+			_, errs := ask(t, b, asked{}, asked{after: 1 * ms}, asked{after: 2 * ms}, asked{after: 3 * ms}, asked{after: 4 * ms})
+			sizes := f.sizes()
+			slices.SortFunc(sizes, func(a, b int) int { return b - a })
+			if err := errors.Join(errs...); err != nil || !slices.Equal(sizes, c.sizes) {
+				t.Errorf("%v, runs of %v rows instead of %v", err, sizes, c.sizes)
+			}
+			for range 2 {
+				if !p.TryAcquire() {
+					t.Error("a place did not come back")
+				}
+			}
+		})
+	}
+}
+
 type noPlaces struct{ error }
 
 func (noPlaces) TryAcquire() bool                        { return false }
