@@ -1,0 +1,122 @@
+package grpcapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+
+	"connectrpc.com/connect"
+)
+
+// pending is a request of a stream: computed by a goroutine of its own, answered in its turn.
+type pending struct {
+	*exchange
+	entry Entry
+	err   error
+	done  chan struct{} // closed when the exchange has the answer, or err is set
+}
+
+// modelStreamInfer answers the requests of a stream in their order. This goroutine reads; one writes; each request has
+// one while it is computed. When the client leaves or cannot be written to, the context ends the requests in flight.
+func (h *handler) modelStreamInfer(ctx context.Context, s *connect.BidiStream[received, streamed]) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	c := callOf(ctx)
+	c.body.late.Stop()
+	// A client that neither sends nor leaves would keep the reader for good.
+	defer context.AfterFunc(ctx, c.interrupt)()
+
+	queue := make(chan *pending, streamDepth-2) // beside it, one is being written and one waits to enter it
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		failed := false
+		for p := range queue {
+			<-p.done
+			if !failed && h.send(s, p) != nil {
+				failed = true
+				cancel()
+			}
+			p.end(h)
+		}
+	}()
+	err := h.receive(ctx, c, s, queue)
+	close(queue)
+	<-written
+	if err == nil || ctx.Err() == nil {
+		return err
+	}
+	return coded(ctx.Err())
+}
+
+// receive starts the requests of a stream until it ends.
+func (h *handler) receive(ctx context.Context, c *call, s *connect.BidiStream[received, streamed], queue chan<- *pending) error {
+	for {
+		m, err := s.Receive()
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return err
+		}
+		p := &pending{exchange: m.exchange, done: make(chan struct{})}
+		if h.options.AccessLog != nil {
+			p.entry.begin(c.r)
+			p.entry.In = c.body.taken
+		}
+		if p.exchange == nil {
+			p.exchange = exchanges.Get().(*exchange) // an empty message is a request without a model
+		}
+		// The message is counted in before what was read for it is counted out.
+		err = p.reserve(h, int64(len(p.message)))
+		c.body.settle()
+		select {
+		case queue <- p:
+		case <-ctx.Done():
+			p.end(h)
+			return ctx.Err()
+		}
+		if err != nil {
+			p.err = err
+			close(p.done)
+			continue
+		}
+		go func() {
+			defer close(p.done)
+			defer h.recovered(p)
+			ctx, cancel := context.WithCancel(ctx) // ends with the message, for what is counted by it
+			defer cancel()
+			_, p.err = h.answer(ctx, c.r.WithContext(ctx), p.exchange, &p.entry)
+		}()
+	}
+}
+
+// recovered makes a panic the answer to its request, as it would be where the server of HTTP sees it.
+func (h *handler) recovered(p *pending) {
+	cause := recover()
+	if cause == nil {
+		return
+	}
+	stack := make([]byte, 8<<10)
+	stack = stack[:runtime.Stack(stack, false)]
+	h.options.Logger.Error("answering a request panicked", "model", p.request.model, "panic", fmt.Sprint(cause), "stack", string(stack))
+	p.err = connect.NewError(connect.CodeInternal, errPanicked)
+}
+
+// send writes the answer to a request.
+func (h *handler) send(s *connect.BidiStream[received, streamed], p *pending) error {
+	p.response.final = true
+	answer := &streamed{response: &p.response}
+	if p.err != nil {
+		err := coded(p.err)
+		answer.message, p.entry.Code = err.Message(), err.Code().String()
+		p.response.outputs = nil
+	} else {
+		p.entry.Code, p.entry.Out = codeName(nil), int64(p.response.size())
+	}
+	err := s.Send(answer)
+	h.record(&p.entry)
+	return err
+}
