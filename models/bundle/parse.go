@@ -179,7 +179,7 @@ func (p *parser) spec(n *yaml.Node, s *Spec) {
 	s.Budgets = Budgets{Memory: DefaultMemory, Load: DefaultLoad, Infer: DefaultInfer}
 	var version string
 	variants := false
-	p.mapping(n, "the bundle",
+	p.mapping(n, "the bundle", append(p.traffic(s),
 		field{"apiVersion", true, func(n *yaml.Node) {
 			p.text(n, "apiVersion", &version, func(v string) error {
 				if v != APIVersion {
@@ -218,7 +218,7 @@ func (p *parser) spec(n *yaml.Node, s *Spec) {
 				field{"infer", false, func(n *yaml.Node) { p.duration(n, "budgets.infer", &s.Budgets.Infer, time.Minute) }})
 		}},
 		field{"golden", false, func(n *yaml.Node) { p.text(n, "golden", &s.GoldenDir, ValidPath) }},
-	)
+	)...)
 	if n.Kind == yaml.MappingNode && !variants && s.Stages == nil {
 		p.fail(n, "%q is missing in the bundle", "variants")
 	}

@@ -47,6 +47,12 @@ type Spec struct {
 	// Counters and Features are the only names under which the WASM steps may report counts and numbers.
 	Counters, Features []string
 	Budgets            Budgets
+	// Batching joins requests for the model; nil runs each by itself. Instances is how many runs of the model go on at a
+	// time, 0 as many as the node has cores for. Queue is how many requests may wait, 0 what the node allows.
+	Batching         *Batching
+	Instances, Queue int
+	// Cache lets a node that has a response cache give an answer again to an equal request.
+	Cache bool
 	// GoldenDir is the folder of golden samples, "" for none.
 	GoldenDir string
 }
