@@ -80,7 +80,7 @@ func TestTheServerConforms(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close(t.Context())
-	args := []string{"-url", s.URL, "-fixture", "simple", "-max-models", "99"}
+	args := []string{"-url", s.URL, "-grpc", s.GRPC, "-fixture", "simple", "-max-models", "99"}
 	for name, g := range models() {
 		path := filepath.Join(t.TempDir(), "model.onnx")
 		if err := os.WriteFile(path, g.Model(), 0o600); err != nil {

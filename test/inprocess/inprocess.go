@@ -17,7 +17,9 @@ import (
 	"github.com/dhowfleet/dhow/agent/inference"
 	"github.com/dhowfleet/dhow/agent/inference/onnxruntime"
 	"github.com/dhowfleet/dhow/agent/openinference"
+	"github.com/dhowfleet/dhow/agent/openinference/grpcapi"
 	"github.com/dhowfleet/dhow/agent/serving"
+	"github.com/dhowfleet/dhow/agent/statistics"
 	"github.com/dhowfleet/dhow/models/tensor"
 	syncv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/sync/v1"
 	"github.com/dhowfleet/dhow/wasm/host"
@@ -27,8 +29,9 @@ import (
 type Server struct {
 	Table  *serving.Table
 	URL    string // of REST
+	GRPC   string // host:port
 	engine inference.Engine
-	http   *http.Server
+	fronts []*http.Server
 }
 
 // Start serves an empty table on free ports of 127.0.0.1.
@@ -37,14 +40,32 @@ func Start() (*Server, error) {
 	if err := engine.Open(); err != nil {
 		return nil, err
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	counters := statistics.New()
+	s := &Server{Table: serving.NewTable(serving.Options{Statistics: counters}), engine: engine}
+	rest, err := s.listen(openinference.New(s.Table, openinference.Options{Version: "test"}), false)
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{Table: serving.NewTable(serving.Options{}), URL: "http://" + l.Addr().String(), engine: engine}
-	s.http = &http.Server{Handler: openinference.New(s.Table, openinference.Options{Version: "test"}), ReadHeaderTimeout: 10 * time.Second}
-	go func() { _ = s.http.Serve(l) }() // ends with Close
+	s.URL = "http://" + rest
+	if s.GRPC, err = s.listen(grpcapi.New(s.Table, grpcapi.Options{Version: "test", Statistics: counters.Snapshot}), true); err != nil {
+		_ = s.Close(context.Background())
+		return nil, err
+	}
 	return s, nil
+}
+
+// listen serves h on a free port until Close.
+func (s *Server) listen(h http.Handler, clearHTTP2 bool) (address string, err error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	front := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, Protocols: new(http.Protocols)}
+	front.Protocols.SetHTTP1(true)
+	front.Protocols.SetUnencryptedHTTP2(clearHTTP2)
+	s.fronts = append(s.fronts, front)
+	go func() { _ = front.Serve(l) }() // ends with Close
+	return l.Addr().String(), nil
 }
 
 // Load serves the model file under the name. Its outputs that are no tensors are returned; they are not served.
@@ -58,11 +79,17 @@ func (s *Server) Load(ctx context.Context, name, path string) (unserved []string
 }
 
 // Unload takes the model out and waits for it to be closed.
-func (s *Server) Unload(ctx context.Context, name string) error { return s.Table.Set(name, nil).Wait(ctx) }
+func (s *Server) Unload(ctx context.Context, name string) error {
+	return s.Table.Set(name, nil).Wait(ctx)
+}
 
 // Close ends the listeners and closes the models.
 func (s *Server) Close(ctx context.Context) error {
-	return errors.Join(s.http.Close(), s.Table.Close(ctx))
+	var errs []error
+	for _, front := range s.fronts {
+		errs = append(errs, front.Close())
+	}
+	return errors.Join(append(errs, s.Table.Close(ctx))...)
 }
 
 // runner serves a model as it is.

@@ -362,16 +362,21 @@ func typed(v *wire.Value) *inferencepb.InferTensorContents {
 	return c
 }
 
+// Infer asks a model, for those who have no run.
+func (t *Target) Infer(ctx context.Context, model string, inputs []wire.Value, raw bool) (*wire.Answer, error) {
+	return t.infer(&suite.Run{Context: ctx}, model, inputs, raw)
+}
+
 func (t *Target) infer(r *suite.Run, model string, inputs []wire.Value, raw bool) (*wire.Answer, error) {
 	got, err := rpc(r, t, "ModelInfer", t.inference.ModelInfer, request(model, inputs, raw))
 	if err != nil {
 		return nil, err
 	}
-	return fromGRPC(got)
+	return read(got)
 }
 
-// fromGRPC reads an answer. Contents must be Raw: that is all that stock clients read.
-func fromGRPC(got *inferencepb.ModelInferResponse) (*wire.Answer, error) {
+// read reads an answer. Contents must be Raw: that is all that stock clients read.
+func read(got *inferencepb.ModelInferResponse) (*wire.Answer, error) {
 	a := &wire.Answer{Model: got.GetModelName(), Version: got.GetModelVersion(), ID: got.GetId()}
 	if len(got.GetOutputs()) != len(got.GetRawOutputContents()) {
 		return nil, fmt.Errorf("%d outputs with %d raw_output_contents; clients read only raw ones", len(got.GetOutputs()), len(got.GetRawOutputContents()))
@@ -440,7 +445,7 @@ func (t *Target) stream(r *suite.Run) error {
 			continue
 		}
 		good++
-		a, err := fromGRPC(res.GetInferResponse())
+		a, err := read(res.GetInferResponse())
 		if err != nil {
 			return err
 		}

@@ -34,7 +34,7 @@ func (c *Call) Encode() (body []byte, length int, err error) {
 		request["outputs"] = c.Outputs
 	}
 	var tail []byte
-	var inputs []any
+	inputs := []any{}
 	binary := false
 	for i := range c.Inputs {
 		v := &c.Inputs[i]

@@ -310,7 +310,7 @@ func (v *Value) Same(w *Value) error {
 		}
 		if tolerance > 0 {
 			a, b := Number(v.Datatype, mine[i]), Number(v.Datatype, e)
-			if a == b || math.IsNaN(a) && math.IsNaN(b) || math.Abs(a-b) <= tolerance*(math.Abs(a)+1e-6) {
+			if a == b || math.IsNaN(a) && math.IsNaN(b) || !math.IsInf(a, 0) && math.Abs(a-b) <= tolerance*(math.Abs(a)+1e-6) {
 				return
 			}
 			differs = fmt.Errorf("%q: element %d is %v in one form and %v in another", v.Name, i, a, b)

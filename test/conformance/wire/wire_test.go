@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"math"
 	"net/http"
@@ -46,6 +47,28 @@ func TestWhatIsSentIsRead(t *testing.T) {
 
 // asOutputs makes a request's body an answer's: what are inputs there are outputs here, and a model has answered.
 const asOutputs = `"model_name":"m","outputs"`
+
+// TestSame: close is the same, and only for floats.
+func TestSame(t *testing.T) {
+	fp32 := func(x float32) *Value {
+		return &Value{Name: "y", Datatype: "FP32", Shape: []int64{1}, Raw: binary.LittleEndian.AppendUint32(nil, math.Float32bits(x))}
+	}
+	inf, nan := float32(math.Inf(1)), float32(math.NaN())
+	for _, c := range []struct {
+		a, b *Value
+		same bool
+	}{
+		{fp32(1), fp32(1.000001), true}, {fp32(1), fp32(1.001), false}, {fp32(inf), fp32(inf), true}, {fp32(inf), fp32(-inf), false},
+		{fp32(inf), fp32(1), false}, {fp32(1), fp32(inf), false}, {fp32(nan), fp32(nan), true}, {fp32(nan), fp32(0), false}, {fp32(0), fp32(float32(math.Copysign(0, -1))), true},
+		{&Value{Name: "y", Datatype: "INT8", Shape: []int64{1}, Raw: []byte{1}}, &Value{Name: "y", Datatype: "INT8", Shape: []int64{1}, Raw: []byte{2}}, false},
+		{&Value{Name: "y", Datatype: "INT8", Shape: []int64{1}, Raw: []byte{1}}, &Value{Name: "y", Datatype: "UINT8", Shape: []int64{1}, Raw: []byte{1}}, false},
+		{&Value{Name: "y", Datatype: "INT8", Shape: []int64{1}, Raw: []byte{1}}, &Value{Name: "y", Datatype: "INT8", Shape: []int64{1, 1}, Raw: []byte{1}}, false},
+	} {
+		if err := c.a.Same(c.b); (err == nil) != c.same {
+			t.Errorf("%v and %v: %v", c.a, c.b, err)
+		}
+	}
+}
 
 func TestHalf(t *testing.T) {
 	for bits, want := range map[uint16]float64{0: 0, 0x3c00: 1, 0xc000: -2, 0x7bff: 65504, 0x0001: math.Ldexp(1, -24), 0x7c00: math.Inf(1), 0xfc00: math.Inf(-1), 0x3555: 0.333251953125} {
