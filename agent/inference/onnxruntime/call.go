@@ -14,6 +14,7 @@ import (
 	"unsafe"
 
 	"github.com/dhowfleet/dhow/agent/inference"
+	"github.com/dhowfleet/dhow/agent/statistics"
 	"github.com/dhowfleet/dhow/models/tensor"
 )
 
@@ -33,6 +34,12 @@ type call struct {
 	pin      runtime.Pinner
 	aligned  [][]byte // a copy of each input that did not lie on its element's boundary
 
+	// What is known of the call before: out has its outputs' shapes when it was learned, before says which outputs these
+	// are. same is whether this call's inputs have the shapes that those had; asked and written are of this one's outputs.
+	learned, same bool
+	asked, before []int
+	written       [][]byte
+
 	mu      sync.Mutex
 	ctx     context.Context // of the running call, nil between calls
 	stopped bool
@@ -51,6 +58,7 @@ func newCall(m *model) (*call, error) {
 		out:      unsafe.Slice(c.out, len(m.outputs)),
 		outNames: unsafe.Slice((**C.char)(unsafe.Pointer(c.out_names)), len(m.outputs)),
 		aligned:  make([][]byte, len(m.inputs)),
+		written:  make([][]byte, len(m.outputs)),
 	}
 	copy(unsafe.Slice((**C.char)(unsafe.Pointer(c.in_names)), len(m.inputs)), m.inNames)
 	r.timer = time.AfterFunc(time.Hour, r.watch)
@@ -67,6 +75,7 @@ func (r *call) free() {
 // forget drops what the last request left behind.
 func (r *call) forget() {
 	r.pin.Unpin()
+	clear(r.written)
 	for i, b := range r.aligned {
 		if cap(b) > 1<<20 {
 			r.aligned[i] = nil
@@ -75,20 +84,34 @@ func (r *call) forget() {
 }
 
 func (r *call) run(ctx context.Context, in []tensor.Tensor, wanted []string) ([]tensor.Tensor, error) {
+	timing := statistics.Of(ctx)
+	begun := stamp(timing)
 	if err := r.setInputs(in); err != nil {
 		return nil, err
 	}
 	if err := r.setOutputs(wanted); err != nil {
 		return nil, err
 	}
+	bound := r.bind()
 	r.start(ctx)
+	prepared := stamp(timing)
 	failed := C.dhow_run_call(r.model.raw, r.c) != 0
+	if failed && bound && ctx.Err() == nil {
+		// Either the outputs have other shapes than foreseen, or it fails anyhow.
+		r.unbind()
+		if failed = C.dhow_run_call(r.model.raw, r.c) != 0; !failed {
+			r.model.unforeseen.Store(true)
+		}
+	}
+	computed := stamp(timing)
 	stopped := r.end()
 	runtime.KeepAlive(in)
-	if stopped && failed {
-		return nil, ctx.Err()
-	}
 	if failed {
+		if stopped || bound {
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+		}
 		sentence := tidy(C.GoString(&r.c.error[0]))
 		if r.c.code == invalidArgument {
 			return nil, inference.Inputf("the model refuses the input: %s", sentence)
@@ -96,7 +119,21 @@ func (r *call) run(ctx context.Context, in []tensor.Tensor, wanted []string) ([]
 		return nil, errors.New("the model failed: " + sentence)
 	}
 	defer C.dhow_run_release(r.c)
-	return r.outputs()
+	out, err := r.outputs()
+	if timing != nil {
+		timing.Input += prepared.Sub(begun)
+		timing.Infer += computed.Sub(prepared)
+		timing.Output += time.Since(computed)
+	}
+	return out, err
+}
+
+// stamp is the time, where anybody wants to know.
+func stamp(timing *statistics.Timing) time.Time {
+	if timing == nil {
+		return time.Time{}
+	}
+	return time.Now()
 }
 
 func (r *call) setInputs(in []tensor.Tensor) error {
@@ -108,11 +145,15 @@ func (r *call) setInputs(in []tensor.Tensor) error {
 	if r.order, err = inference.Check(specs, in, r.order); err != nil {
 		return err
 	}
+	r.same = r.learned
+	r.learned = false
 	for i, j := range r.order {
 		t, slot := &in[j], &r.in[i]
 		slot._type = elementTypes[t.Datatype]
+		r.same = r.same && slot.rank == C.int32_t(len(t.Shape))
 		slot.rank = C.int32_t(len(t.Shape))
 		for d, n := range t.Shape {
+			r.same = r.same && slot.shape[d] == C.int64_t(n)
 			slot.shape[d] = C.int64_t(n)
 		}
 		slot.size = C.size_t(len(t.Data))
@@ -157,7 +198,7 @@ func (m *model) specsFor(in []tensor.Tensor) []tensor.Spec {
 }
 
 func (r *call) setOutputs(wanted []string) error {
-	r.specs = r.specs[:0]
+	r.specs, r.asked = r.specs[:0], r.asked[:0]
 	if len(wanted) == 0 {
 		for i := range r.model.outputs {
 			r.addOutput(i)
@@ -187,7 +228,7 @@ func (r *call) setOutputs(wanted []string) error {
 
 func (r *call) addOutput(i int) {
 	r.outNames[len(r.specs)] = r.model.outNames[i]
-	r.specs = append(r.specs, &r.model.outputs[i])
+	r.specs, r.asked = append(r.specs, &r.model.outputs[i]), append(r.asked, i)
 }
 
 func (m *model) noOutput(name string) error {
@@ -197,34 +238,6 @@ func (m *model) noOutput(name string) error {
 		}
 	}
 	return inference.Inputf("the model has no output %q", name)
-}
-
-// outputs copies what the runtime computed.
-func (r *call) outputs() ([]tensor.Tensor, error) {
-	out := make([]tensor.Tensor, len(r.specs))
-	ranks := 0
-	for i := range out {
-		ranks += int(r.out[i].rank)
-	}
-	shapes := make([]int64, ranks)
-	for i := range out {
-		slot := &r.out[i]
-		t := &out[i]
-		t.Name = r.specs[i].Name
-		t.Datatype = datatype(slot._type)
-		rank := int(slot.rank)
-		t.Shape, shapes = shapes[:rank:rank], shapes[rank:]
-		for d := range t.Shape {
-			t.Shape[d] = int64(slot.shape[d])
-		}
-		computed := unsafe.Slice((*byte)(slot.data), int(slot.size))
-		t.Data = make([]byte, len(computed))
-		copy(t.Data, computed)
-		if !t.Datatype.Valid() {
-			return nil, errors.New("the model failed: output " + t.Name + " has a type that cannot be served")
-		}
-	}
-	return out, nil
 }
 
 func (r *call) start(ctx context.Context) {

@@ -255,20 +255,27 @@ static int value_out(dhow_run *r, void *value, dhow_slot *s) {
   return 0;
 }
 
+// place makes a tensor over the caller's memory.
+static void *place(const dhow_slot *s, void **value) {
+  return FN(CreateTensorWithDataAsOrtValue, void *, void *, size_t, const int64_t *, size_t, int, void **)(
+      cpu, (void *)s->source, s->size, s->shape, s->rank, s->type, value);
+}
+
 int dhow_run_call(void *session, dhow_run *r) {
   r->code = 0;
-  for (size_t i = 0; i < r->nout; i++) {
-    r->out_values[i] = NULL;
-    r->out[i].packed = NULL;
-  }
+  memset(r->out_values, 0, r->nout * sizeof *r->out_values);
   memset(r->in_values, 0, r->nin * sizeof *r->in_values);
   void *status = NULL;
+  for (size_t i = 0; i < r->nout; i++) {
+    dhow_slot *s = &r->out[i];
+    s->packed = NULL;
+    if (s->source && !status) status = place(s, &r->out_values[i]);
+  }
   for (size_t i = 0; i < r->nin && !status; i++) {
     const dhow_slot *s = &r->in[i];
     status = s->type == TYPE_STRING
                  ? strings_in(s, &r->in_values[i])
-                 : FN(CreateTensorWithDataAsOrtValue, void *, void *, size_t, const int64_t *, size_t, int, void **)(
-                       cpu, (void *)s->source, s->size, s->shape, s->rank, s->type, &r->in_values[i]);
+                 : place(s, &r->in_values[i]);
   }
   if (!status) {
     status = FN(Run, void *, void *, const char *const *, void *const *, size_t, const char *const *, size_t, void **)(

@@ -13,9 +13,9 @@
 
 // A tensor on its way in or out.
 typedef struct {
-  uintptr_t source;  // in: the address of the caller's memory, aligned and pinned
+  uintptr_t source;  // the address of the caller's memory, aligned and pinned; out: where to write, 0 for the runtime's own
   void *data;        // out: the runtime's memory, or packed
-  size_t size;       // bytes at source or data
+  size_t size;       // bytes at source or data; of an output with source, what it will have, with type, rank and shape
   int32_t type;      // ONNXTensorElementDataType
   int32_t rank;
   int64_t shape[DHOW_MAX_RANK];

@@ -2,7 +2,8 @@
 //
 // The library, its environment, session options and sessions are managed by github.com/yalue/onnxruntime_go. Requests
 // go to the session directly (direct.c): one call into C creates the inputs over the caller's bytes, runs, and says
-// where the outputs lie, a second one gives the outputs back after they were copied once into Go memory. The binding's
+// where the outputs lie, a second one gives them back. Outputs whose shapes can be foreseen are written straight into Go
+// memory that is handed out, others are copied there once. The binding's
 // own Run cannot be used for that: at v1.27.0 it fails on outputs without dimensions, returns half the bytes of FP16
 // and BF16 outputs, ends strings at their first zero byte, and always computes every output.
 //

@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 
 	ort "github.com/yalue/onnxruntime_go"
@@ -52,6 +53,8 @@ type model struct {
 	unserved []string
 	inNames  []*C.char // by which the runtime is called
 	outNames []*C.char
+	// unforeseen is set when outputs had other shapes than the last ones for inputs of the same shapes.
+	unforeseen atomic.Bool
 
 	// gate is held for reading by every call and for writing by Close.
 	gate   sync.RWMutex

@@ -267,13 +267,12 @@ func TestAStoppedCallLeavesNothingBehind(t *testing.T) {
 	m := load(t, write(t, onnxtest.Matrix(256, 400))).(*model)
 	in := []tensor.Tensor{tensor.FromFloat32("x", []int64{256, 256}, make([]float32, 256*256))}
 	small := []tensor.Tensor{tensor.FromFloat32("x", []int64{1, 256}, make([]float32, 256))}
-	ctx, cancel := context.WithCancel(t.Context())
-	time.AfterFunc(5*time.Millisecond, cancel)
-	if _, err := m.Run(ctx, in, nil); !errors.Is(err, context.Canceled) {
-		t.Fatal(err)
-	}
-	if len(m.idle) != 1 {
-		t.Fatalf("%d states", len(m.idle))
+	for len(m.idle) == 0 { // on a busy machine the context may end before the call begins
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(5*time.Millisecond, cancel)
+		if _, err := m.Run(ctx, in, nil); !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
 	}
 	alive, stop := context.WithCancel(t.Context())
 	defer stop()
