@@ -135,7 +135,7 @@ func TestMetadataAndHealth(t *testing.T) {
 	ready := true
 	s := start(t, Options{Version: "v9", Ready: func() bool { return ready }})
 	for path, want := range map[string]string{
-		"/v2":                           `{"name":"dhow","version":"v9","extensions":["binary_tensor_data"]}`,
+		"/v2":                           `{"name":"dhow","version":"v9","extensions":["binary_tensor_data","classification","model_configuration","parameters","schedule_policy"]}`,
 		"/v2/health/live":               `{"live":true}`,
 		"/v2/health/ready":              `{"ready":true}`,
 		"/v2/models/m":                  `{"name":"m","versions":["1","2"],"platform":"onnxruntime_onnx","inputs":[{"name":"x","datatype":"FP32","shape":[-1,2]}],"outputs":[{"name":"x_out","datatype":"FP32","shape":[]}]}`,
@@ -195,7 +195,7 @@ func TestInferBinary(t *testing.T) {
 	if err != nil || n > len(a.body) || a.header.Get("Content-Type") != "application/octet-stream" || a.header.Get("Content-Length") != strconv.Itoa(len(a.body)) {
 		t.Fatalf("%v %s", a.header, a.body)
 	}
-	want := `{"model_name":"m","model_version":"1","id":"b","outputs":[{"name":"x_out","datatype":"FP32","shape":[1,2],"parameters":{"binary_data_size":8}},{"name":"y_out","datatype":"BYTES","shape":[1],"parameters":{"binary_data_size":6}},{"name":"z_out","datatype":"INT32","shape":[1],"data":[5]}]}`
+	want := `{"model_name":"m","model_version":"1","id":"b","outputs":[{"name":"z_out","datatype":"INT32","shape":[1],"data":[5]},{"name":"x_out","datatype":"FP32","shape":[1,2],"parameters":{"binary_data_size":8}},{"name":"y_out","datatype":"BYTES","shape":[1],"parameters":{"binary_data_size":6}}]}`
 	if string(a.body[:n]) != want || !bytes.Equal(a.body[n:], append(append([]byte(nil), x.Data...), y.Data...)) {
 		t.Errorf("%q", a.body)
 	}

@@ -1,10 +1,20 @@
-// Package openinference answers the REST form of the Open Inference Protocol, version 2, over a table of models.
+// Package openinference answers the REST form of the Open Inference Protocol, version 2, over a table of models, and
+// KServe's first protocol beside it.
 //
 //	GET  /v2                                          what this server is
 //	GET  /v2/health/live, /v2/health/ready
 //	GET  /v2/models/{model}[/versions/{version}]      what the model takes and returns
-//	GET  /v2/models/{model}[/versions/{version}]/ready
+//	GET  /v2/models/{model}[/versions/{version}]/ready, .../config, .../stats
 //	POST /v2/models/{model}[/versions/{version}]/infer
+//	GET  /v2/models/stats
+//	POST /v2/repository/index, /v2/repository/models/{model}/load, .../unload
+//	GET, POST /v2/logging
+//	GET  /v1/models, /v1/models/{model}
+//	POST /v1/models/{model}:predict
+//
+// A request is resolved (names are percent-decoded), authorized by its endpoint's group, and answered by the endpoint's
+// function, whose error, if any, is written in one place. What this server does not do, shared memory and traces among
+// it, is not in its list of extensions and is answered 501.
 //
 // A request without a version is routed by its id (agent/routing); model_version in the answer, and the headers
 // Dhow-Model-Version and Dhow-Variant, say who answered. Tensors come as JSON, nested or flat, or in the binary form:
@@ -12,11 +22,13 @@
 // of the inputs that have a binary_data_size. Outputs are JSON unless binary_data or binary_data_output asks for the
 // binary form. JSON has no FP16, BF16, NaN or infinity and no bytes that are not UTF-8: such outputs must be asked for
 // in binary, and bytes may be sent as base64 in JSON (content_type "base64" in the input's parameters). Bodies may be
-// compressed with gzip or deflate.
+// compressed with gzip or deflate, and so are answers from 1 KiB on whose sender accepts it; the header's length is that
+// of the JSON before.
 //
-// Errors are {"error": "..."}: 400 for a request that is wrong, 403 for a browser's request from elsewhere, 404 for what
-// is not there, 413 for too much, 429 with Retry-After when the queue is full, 503 with Retry-After when memory for
-// requests is, 504 after the deadline, and 500 when the model failed.
+// Errors are {"error": "..."}: 400 for a request that is wrong, 401 and 403 for one that may not be made, 404 for what
+// is not there, 408 for a body that did not come in time, 413 for too much, 429 with Retry-After when the queue is full
+// or a quota spent, 501 for what is not done, 503 with Retry-After when memory for requests is, 504 after the deadline,
+// and 500 when the model failed.
 //
 // A body is read into memory, its binary tensors are handed to the model where they lie, and it is reused after the
 // answer is written. Memory for bodies and what is decoded from them is bounded over all requests. Handlers block for
@@ -24,16 +36,15 @@
 package openinference
 
 import (
-	"encoding/json"
-	"errors"
-	"fmt"
 	"net/http"
-	"sync/atomic"
 	"time"
 
+	"github.com/dhowfleet/dhow/agent/access"
+	"github.com/dhowfleet/dhow/agent/accesslog"
+	"github.com/dhowfleet/dhow/agent/modelrepository"
 	"github.com/dhowfleet/dhow/agent/serving"
-	"github.com/dhowfleet/dhow/agent/telemetry"
-	"github.com/dhowfleet/dhow/models/tensor"
+	"github.com/dhowfleet/dhow/agent/statistics"
+	"github.com/dhowfleet/dhow/agent/tracing"
 )
 
 const (
@@ -42,7 +53,7 @@ const (
 	headerVariant = "Dhow-Variant"
 )
 
-// Options of a handler.
+// Options of a handler. What is nil is not served or not done.
 type Options struct {
 	// Version is that of this server, for its metadata.
 	Version string
@@ -50,23 +61,35 @@ type Options struct {
 	Ready func() bool
 	// MaxBody bounds one body, compressed and not, in bytes; 0 means 64 MiB.
 	MaxBody int64
-	// MaxMemory bounds bodies and decoded tensors of all requests in flight, in bytes; 0 means 512 MiB.
+	// Budget bounds bodies and decoded tensors of all requests in flight, here and in other forms of the protocol that
+	// share it; nil makes one of MaxMemory bytes, and 0 of them means 512 MiB.
+	Budget    *Budget
 	MaxMemory int64
 	// BodyTimeout bounds how long a client may take to send a body; 0 means 30 s.
 	BodyTimeout time.Duration
 	// Hosts are names, beside localhost, that requests may call this server; see Protect.
 	Hosts []string
+	// Repository lists, loads and unloads models.
+	Repository modelrepository.Controller
+	// Statistics counts what became of requests.
+	Statistics func() []statistics.Snapshot
+	// Logging is what the server logs.
+	Logging Logging
+	// Authorize lets a request in or refuses it with an *access.Error; access.Gate has one. model is "" where there is no
+	// single one. What it returns is called when the request has ended. nil lets everyone in.
+	Authorize func(header func(string) string, group access.Group, model string) (access.Caller, func(), error)
+	// AccessLog is told of every request that was answered. The entry is the handler's again when it returns.
+	AccessLog func(*accesslog.Entry)
 }
 
-// handler is the state behind the routes.
+// handler is the state behind the endpoints.
 type handler struct {
-	table   *serving.Table
-	options Options
-	memory  atomic.Int64 // bytes reserved by requests in flight
-	mux     *http.ServeMux
+	table      *serving.Table
+	options    Options
+	extensions []string
 }
 
-// New returns the handler of all routes, behind Protect.
+// New returns the handler of all endpoints, behind Protect.
 func New(table *serving.Table, o Options) http.Handler {
 	if o.MaxBody <= 0 {
 		o.MaxBody = 64 << 20
@@ -74,158 +97,136 @@ func New(table *serving.Table, o Options) http.Handler {
 	if o.MaxMemory <= 0 {
 		o.MaxMemory = 512 << 20
 	}
+	if o.Budget == nil {
+		o.Budget = NewBudget(o.MaxMemory)
+	}
 	if o.BodyTimeout <= 0 {
 		o.BodyTimeout = 30 * time.Second
 	}
-	h := &handler{table: table, options: o, mux: http.NewServeMux()}
-	h.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		writeError(w, &apiError{status: http.StatusNotFound, message: "there is nothing at " + r.URL.Path})
-	})
-	h.get("/v2", h.server)
-	h.get("/v2/health/live", func(*http.Request) (any, error) { return map[string]bool{"live": true}, nil })
-	h.get("/v2/health/ready", h.ready)
-	for _, prefix := range []string{"/v2/models/{model}", "/v2/models/{model}/versions/{version}"} {
-		h.get(prefix, h.model)
-		h.get(prefix+"/ready", h.modelReady)
-		h.handle(prefix+"/infer", http.MethodPost, h.infer)
+	h := &handler{table: table, options: o, extensions: extensions(&o)}
+	return Protect(h, o.Hosts...)
+}
+
+// extensions lists what is done beyond the protocol's core.
+func extensions(o *Options) []string {
+	done := []string{"binary_tensor_data", "classification", "model_configuration", "parameters", "schedule_policy"}
+	if o.Repository != nil {
+		done = append(done, "model_repository", "model_repository(unload_dependents)")
 	}
-	return Protect(h.mux, o.Hosts...)
+	if o.Statistics != nil {
+		done = append(done, "statistics")
+	}
+	if o.Logging != nil {
+		done = append(done, "logging")
+	}
+	return done
 }
 
-// handle registers a route for one method; HEAD goes with GET.
-func (h *handler) handle(pattern, method string, serve http.HandlerFunc) {
-	h.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != method && !(method == http.MethodGet && r.Method == http.MethodHead) {
-			w.Header().Set("Allow", method)
-			writeError(w, &apiError{status: http.StatusMethodNotAllowed, message: fmt.Sprintf("%s wants %s, not %s", r.URL.Path, method, r.Method)})
-			return
-		}
-		serve(w, r)
-	})
+// endpoint is what answers requests for a resource.
+type endpoint struct {
+	methods string // GET answers HEAD too
+	group   access.Group
+	// get returns what is written as JSON. Others write by themselves when they return no error.
+	get   func(*handler, *exchange) (any, error)
+	serve func(*handler, *exchange) error
 }
 
-// get registers a route that returns a value to be written as JSON.
-func (h *handler) get(pattern string, serve func(*http.Request) (any, error)) {
-	h.handle(pattern, http.MethodGet, func(w http.ResponseWriter, r *http.Request) {
-		value, err := serve(r)
+var endpoints = [...]endpoint{
+	pathServer:          {methods: "GET", group: access.Metadata, get: (*handler).server},
+	pathLive:            {methods: "GET", group: access.Health, get: (*handler).live},
+	pathReady:           {methods: "GET", group: access.Health, get: (*handler).ready},
+	pathStatistics:      {methods: "GET", group: access.Statistics, get: (*handler).statistics},
+	pathModel:           {methods: "GET", group: access.Metadata, get: (*handler).model},
+	pathModelReady:      {methods: "GET", group: access.Health, get: (*handler).modelReady},
+	pathModelConfig:     {methods: "GET", group: access.ModelConfig, get: (*handler).config},
+	pathModelStatistics: {methods: "GET", group: access.Statistics, get: (*handler).statistics},
+	pathInfer:           {methods: "POST", group: access.Inference, serve: (*handler).infer},
+	pathIndex:           {methods: "POST", group: access.ModelRepository, get: (*handler).index},
+	pathLoad:            {methods: "POST", group: access.ModelRepository, get: (*handler).load},
+	pathUnload:          {methods: "POST", group: access.ModelRepository, get: (*handler).unload},
+	pathLogging:         {methods: "GET, POST", group: access.Logging, get: (*handler).logging},
+	pathTrace:           {methods: "GET, POST", group: access.Trace, get: notDone("traces are not recorded here; the header traceparent is taken into the access log")},
+	pathSharedMemory:    {methods: "GET, POST", group: access.SharedMemory, get: notDone(noSharedMemory)},
+	pathModelsV1:        {methods: "GET", group: access.Metadata, get: (*handler).servedV1},
+	pathModelV1:         {methods: "GET", group: access.Health, get: (*handler).modelV1},
+	pathPredictV1:       {methods: "POST", group: access.Inference, serve: (*handler).predict},
+}
+
+func notDone(why string) func(*handler, *exchange) (any, error) {
+	return func(*handler, *exchange) (any, error) {
+		return nil, &apiError{status: http.StatusNotImplemented, message: why}
+	}
+}
+
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	x := exchanges.Get().(*exchange)
+	defer x.giveBack()
+	x.w, x.r, x.target, x.budget = w, r, resolve(r.URL), h.options.Budget
+	if x.what == pathPredictV1 && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
+		x.what, x.model = pathModelV1, x.model+":predict"
+	}
+	if h.options.AccessLog == nil {
+		h.serve(x)
+		return
+	}
+	start := time.Now()
+	h.serve(x)
+	x.entry = accesslog.Entry{
+		Time: start, Protocol: "http", Method: r.Method, Group: string(endpoints[x.what].group), Model: x.model, Version: x.version,
+		ID: x.request.id, Caller: x.caller.Name, Status: x.status, Code: codeOf(x.status), BytesIn: x.received, BytesOut: x.sent,
+		Duration: time.Since(start), Queue: x.queued,
+	}
+	if x.answered != "" {
+		x.entry.Version = x.answered
+	}
+	if trace, ok := tracing.FromHeaders(r.Header["Traceparent"]); ok {
+		x.entry.TraceID = trace.TraceID()
+	}
+	h.options.AccessLog(&x.entry)
+}
+
+// serve authorizes and answers a request.
+func (h *handler) serve(x *exchange) {
+	e := &endpoints[x.what]
+	if x.what == pathNothing {
+		x.fail(&apiError{status: http.StatusNotFound, message: "there is nothing at " + shorten(x.r.URL.Path)})
+		return
+	}
+	if !allowed(e.methods, x.r.Method) {
+		x.w.Header()["Allow"] = []string{e.methods}
+		x.fail(&apiError{status: http.StatusMethodNotAllowed, message: shorten(x.r.URL.Path) + " wants " + e.methods + ", not " + shorten(x.r.Method)})
+		return
+	}
+	if h.options.Authorize != nil {
+		caller, done, err := h.options.Authorize(x.r.Header.Get, e.group, x.model)
+		defer done()
 		if err != nil {
-			writeError(w, err)
+			x.fail(err)
 			return
 		}
-		body, err := json.Marshal(value)
-		if err != nil {
-			writeError(w, err)
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		_, _ = w.Write(body) // a client that left misses nothing
-	})
-}
-
-func (h *handler) server(*http.Request) (any, error) {
-	return struct {
-		Name       string   `json:"name"`
-		Version    string   `json:"version"`
-		Extensions []string `json:"extensions"`
-	}{"dhow", h.options.Version, []string{"binary_tensor_data"}}, nil
-}
-
-func (h *handler) ready(*http.Request) (any, error) {
-	if h.options.Ready != nil && !h.options.Ready() {
-		return nil, &apiError{status: http.StatusServiceUnavailable, message: "the agent is not ready", retry: true}
+		x.caller = caller
 	}
-	return map[string]bool{"ready": true}, nil
-}
-
-type tensorMetadata struct {
-	Name     string  `json:"name"`
-	Datatype string  `json:"datatype"`
-	Shape    []int64 `json:"shape"`
-}
-
-func describe(specs []tensor.Spec) []tensorMetadata {
-	out := make([]tensorMetadata, len(specs))
-	for i, s := range specs {
-		out[i] = tensorMetadata{s.Name, s.Datatype.String(), append([]int64{}, s.Shape...)}
-	}
-	return out
-}
-
-func (h *handler) model(r *http.Request) (any, error) {
-	info, err := h.table.Lookup(r.PathValue("model"), r.PathValue("version"))
-	if err != nil {
-		return nil, err
-	}
-	versions := []string{}
-	for _, v := range info.Variants {
-		if asked := r.PathValue("version"); asked == "" || asked == v.Version {
-			versions = append(versions, v.Version)
+	var err error
+	if e.serve != nil {
+		err = e.serve(h, x)
+	} else {
+		var value any
+		if value, err = e.get(h, x); err == nil {
+			err = x.value(value)
 		}
 	}
-	return struct {
-		Name     string           `json:"name"`
-		Versions []string         `json:"versions"`
-		Platform string           `json:"platform"`
-		Inputs   []tensorMetadata `json:"inputs"`
-		Outputs  []tensorMetadata `json:"outputs"`
-	}{info.Name, versions, "onnxruntime_onnx", describe(info.Inputs), describe(info.Outputs)}, nil
-}
-
-func (h *handler) modelReady(r *http.Request) (any, error) {
-	info, err := h.table.Lookup(r.PathValue("model"), r.PathValue("version"))
 	if err != nil {
-		return nil, err
+		x.fail(err)
 	}
-	return struct {
-		Name  string `json:"name"`
-		Ready bool   `json:"ready"`
-	}{info.Name, true}, nil
 }
 
-// apiError is an error with the status that it is answered with.
-type apiError struct {
-	status  int
-	message string
-	retry   bool // trying again may help
-}
-
-func (e *apiError) Error() string { return e.message }
-
-// Code makes it countable beside the errors of models.
-func (e *apiError) Code() telemetry.Code { return telemetry.InvalidInput }
-
-func badRequest(format string, args ...any) error {
-	return &apiError{status: http.StatusBadRequest, message: fmt.Sprintf(format, args...)}
-}
-
-// writeError writes any error in the protocol's form.
-func writeError(w http.ResponseWriter, err error) {
-	status, retry := http.StatusInternalServerError, false
-	var api *apiError
-	var missing *serving.NotFoundError
-	switch {
-	case errors.As(err, &api):
-		status, retry = api.status, api.retry
-	case errors.As(err, &missing):
-		status = http.StatusNotFound
+func allowed(methods, method string) bool {
+	switch method {
+	case http.MethodHead:
+		method = http.MethodGet
+	case http.MethodGet, http.MethodPost:
 	default:
-		switch serving.CodeOf(err) {
-		case telemetry.InvalidInput:
-			status = http.StatusBadRequest
-		case telemetry.Overloaded:
-			status, retry = http.StatusTooManyRequests, true
-		case telemetry.Deadline:
-			status = http.StatusGatewayTimeout
-			err = errors.New("the model did not answer within its time")
-		case telemetry.Canceled: // nobody reads it
-			status = http.StatusServiceUnavailable
-		}
+		return false
 	}
-	if retry {
-		w.Header().Set("Retry-After", "1")
-	}
-	body := append(appendText([]byte(`{"error":`), []byte(err.Error())), '}')
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	_, _ = w.Write(body) // a client that left misses nothing
+	return methods == method || methods == "GET, POST"
 }

@@ -1,9 +1,11 @@
 package openinference
 
 import (
-	"bytes"
+	"math"
 	"strconv"
+	"time"
 
+	"github.com/dhowfleet/dhow/agent/openinference/jsontensor"
 	"github.com/dhowfleet/dhow/models/tensor"
 )
 
@@ -12,20 +14,25 @@ const (
 	maxID      = 1024 // bytes of a request's id
 )
 
-// request is an inference request as it was written. Names and data are views of the body where they can be.
+// request is an inference request as it was written. Data is a view of the body where it can be. The slices of inputs and
+// outputs are used again by the next request that is parsed into it.
 type request struct {
-	id      string
-	hasID   bool
-	inputs  []tensor.Tensor
-	outputs []wanted
-	binary  bool // binary_data_output: the form of outputs that do not say
+	id       string
+	hasID    bool
+	inputs   []tensor.Tensor
+	outputs  []wanted
+	binary   bool // binary_data_output: the form of outputs that do not say
+	priority uint64
+	timeout  time.Duration
+	shapes   []int64 // what the inputs' shapes are cut from
 }
 
 // wanted is an output that was asked for.
 type wanted struct {
-	name   string
-	binary bool
-	says   bool // binary was given
+	name    string
+	binary  bool
+	says    bool // binary was given
+	classes int  // classification; 0 is the tensor itself
 }
 
 // input is what one element of "inputs" says, before its data is read.
@@ -37,106 +44,162 @@ type input struct {
 	dataAt     int // where data stands, -1: nowhere
 }
 
-// parse reads a request: body[:header] is JSON, what follows are the binary tensors. reserve is asked before memory is
-// used beyond the body itself.
-func parse(body []byte, header int, reserve func(int64) error) (*request, error) {
-	r := &request{}
-	s := &scanner{data: body[:header]}
-	rest := body[header:]
+// parser reads one request.
+type parser struct {
+	jsontensor.Scanner
+	request *request
+	rest    []byte // binary tensors that no input has taken yet
+	memory  jsontensor.Memory
+}
+
+// reset makes r an empty request.
+func (r *request) reset() {
+	clear(r.inputs)
+	clear(r.outputs)
+	*r = request{inputs: r.inputs[:0], outputs: r.outputs[:0]}
+}
+
+// parse reads a request into r, which is empty: body[:header] is JSON, what follows are the binary tensors. memory is
+// asked for what is used beyond the body itself.
+func (r *request) parse(body []byte, header int, memory jsontensor.Memory) error {
+	p := parser{Scanner: jsontensor.NewScanner(body[:header]), request: r, rest: body[header:], memory: memory}
 	var seen struct{ inputs, outputs bool }
-	err := s.object(func(key []byte) error {
+	err := p.Object(func(key []byte) error {
 		switch string(key) {
 		case "id":
-			if s.null() {
-				return nil
-			}
-			text, err := s.text()
-			if err != nil {
-				return err
-			}
-			if len(text) > maxID {
-				return badRequest("the id has %d bytes, at most %d are allowed", len(text), maxID)
-			}
-			r.id, r.hasID = string(text), true
-			return nil
+			return p.id()
 		case "parameters":
-			return s.parameters(func(name []byte) (err error) {
-				if string(name) == "binary_data_output" {
-					r.binary, err = s.boolean()
-					return err
-				}
-				return s.skip(0)
-			})
+			return p.parameters(p.requestParameter)
 		case "inputs":
 			if seen.inputs {
 				return badRequest(`"inputs" is given twice`)
 			}
 			seen.inputs = true
-			return s.array(func() error {
+			return p.Array(func() error {
 				if len(r.inputs) == maxTensors {
 					return badRequest("more than %d inputs", maxTensors)
 				}
-				t, after, err := s.input(rest, reserve)
-				if err != nil {
-					return err
-				}
-				rest = after
-				r.inputs = append(r.inputs, t)
-				return nil
+				return p.input()
 			})
 		case "outputs":
 			if seen.outputs {
 				return badRequest(`"outputs" is given twice`)
 			}
 			seen.outputs = true
-			if s.null() {
+			if p.Null() {
 				return nil
 			}
-			return s.array(func() error {
+			return p.Array(func() error {
 				if len(r.outputs) == maxTensors {
 					return badRequest("more than %d outputs", maxTensors)
 				}
-				w, err := s.output()
-				r.outputs = append(r.outputs, w)
-				return err
+				return p.output()
 			})
 		}
-		return s.skip(0)
+		return p.Skip()
 	})
 	if err == nil {
-		err = s.end()
+		err = p.End()
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if !seen.inputs {
-		return nil, badRequest(`the request has no "inputs"`)
+		return badRequest(`the request has no "inputs"`)
 	}
-	if len(rest) > 0 {
-		return nil, badRequest("%d bytes follow the binary tensors that the request describes", len(rest))
+	if len(p.rest) > 0 {
+		return badRequest("%d bytes follow the binary tensors that the request describes", len(p.rest))
 	}
-	return r, nil
+	return nil
+}
+
+func (p *parser) id() error {
+	if p.Null() {
+		return nil
+	}
+	text, err := p.Text()
+	if err != nil {
+		return err
+	}
+	if len(text) > maxID {
+		return badRequest("the id has %d bytes, at most %d are allowed", len(text), maxID)
+	}
+	p.request.id, p.request.hasID = string(text), true
+	return nil
 }
 
 // parameters reads an object of parameters; null is an empty one.
-func (s *scanner) parameters(field func(name []byte) error) error {
-	if s.null() {
+func (p *parser) parameters(field func(name []byte) error) error {
+	if p.Null() {
 		return nil
 	}
-	return s.object(field)
+	return p.Object(field)
 }
 
-// input reads one element of "inputs" and returns what it leaves of the binary data.
-func (s *scanner) input(rest []byte, reserve func(int64) error) (tensor.Tensor, []byte, error) {
+// requestParameter reads a parameter of the whole request. Those that are not known here may be known to other servers.
+func (p *parser) requestParameter(name []byte) (err error) {
+	switch string(name) {
+	case "binary_data_output":
+		p.request.binary, err = p.Bool()
+		return err
+	case "priority":
+		p.request.priority, err = p.unsigned("priority")
+		return err
+	case "timeout":
+		micros, err := p.unsigned("timeout")
+		p.request.timeout = time.Duration(min(micros, math.MaxInt64/1000)) * time.Microsecond
+		return err
+	case "sequence_id":
+		empty := p.Next() == '"'
+		if empty {
+			text, err := p.Text()
+			if err != nil {
+				return err
+			}
+			empty = len(text) == 0
+		} else if n, err := p.unsigned("sequence_id"); err != nil {
+			return err
+		} else {
+			empty = n == 0
+		}
+		if !empty {
+			return badRequest("sequences are not served: leave sequence_id out, and send what a model keeps between requests as tensors")
+		}
+		return nil
+	case "sequence_start", "sequence_end":
+		set, err := p.Bool()
+		if err == nil && set {
+			err = badRequest("sequences are not served: leave %s out, and send what a model keeps between requests as tensors", name)
+		}
+		return err
+	}
+	return p.Skip()
+}
+
+// unsigned reads the number that is the value of a parameter.
+func (p *parser) unsigned(name string) (uint64, error) {
+	text, err := p.Number()
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.ParseUint(string(text), 10, 64)
+	if err != nil {
+		return 0, badRequest("the parameter %s is %.40s, which is no whole number from 0 on", name, text)
+	}
+	return n, nil
+}
+
+// input reads one element of "inputs".
+func (p *parser) input() error {
 	in := input{binarySize: -1, dataAt: -1}
-	err := s.object(func(key []byte) error {
+	err := p.Object(func(key []byte) error {
 		switch string(key) {
 		case "name":
-			text, err := s.text()
+			text, err := p.Text()
 			in.t.Name = string(text)
 			return err
 		case "datatype":
-			text, err := s.text()
+			text, err := p.Text()
 			if err != nil {
 				return err
 			}
@@ -147,51 +210,59 @@ func (s *scanner) input(rest []byte, reserve func(int64) error) (tensor.Tensor, 
 			return nil
 		case "shape":
 			in.hasShape = true
-			var err error
-			in.t.Shape, err = s.shape(in.t.Name)
-			return err
+			return p.shape(&in.t)
 		case "parameters":
-			return s.parameters(func(name []byte) error { return s.inputParameter(&in, name) })
+			return p.parameters(func(name []byte) error { return p.inputParameter(&in, name) })
 		case "data":
 			if in.dataAt >= 0 {
 				return badRequest("input %q: data is given twice", in.t.Name)
 			}
-			s.next()
-			in.dataAt = s.pos
+			p.Next()
+			in.dataAt = p.Pos()
 			// What data means depends on fields that usually stand before it; if not, it is passed over for now. How
 			// strings are written is said by the parameters, which often come last.
 			if in.hasShape && in.t.Datatype.Size() > 0 && in.binarySize < 0 {
-				return decodeData(s, &in.t, in.encoded, reserve)
+				return p.data(&in)
 			}
-			return s.skip(0)
+			return p.Skip()
 		}
-		return s.skip(0)
+		return p.Skip()
 	})
 	if err == nil {
 		err = in.check()
 	}
 	switch {
 	case err != nil:
-		return in.t, rest, err
+		return err
 	case in.binarySize >= 0:
 		if in.dataAt >= 0 {
-			return in.t, rest, badRequest("input %q has both data and binary_data_size", in.t.Name)
+			return badRequest("input %q has both data and binary_data_size", in.t.Name)
 		}
-		if in.binarySize > int64(len(rest)) {
-			return in.t, rest, badRequest("input %q: binary_data_size is %d, but only %d bytes follow the JSON (see the header %s)", in.t.Name, in.binarySize, len(rest), headerLength)
+		if in.binarySize > int64(len(p.rest)) {
+			return badRequest("input %q: binary_data_size is %d, but only %d bytes follow the JSON (see the header %s)", in.t.Name, in.binarySize, len(p.rest), headerLength)
 		}
-		in.t.Data = rest[:in.binarySize:in.binarySize]
-		rest = rest[in.binarySize:]
+		in.t.Data = p.rest[:in.binarySize:in.binarySize]
+		p.rest = p.rest[in.binarySize:]
 	case in.dataAt < 0:
-		return in.t, rest, badRequest("input %q has neither data nor binary_data_size", in.t.Name)
+		return badRequest("input %q has neither data nor binary_data_size", in.t.Name)
 	case in.t.Data == nil:
-		later := s.pos
-		s.pos = in.dataAt
-		err := decodeData(s, &in.t, in.encoded, reserve)
-		s.pos = later
-		return in.t, rest, err
+		later := p.Pos()
+		p.Seek(in.dataAt)
+		if err := p.data(&in); err != nil {
+			return err
+		}
+		p.Seek(later)
 	}
-	return in.t, rest, nil
+	p.request.inputs = append(p.request.inputs, in.t)
+	return nil
+}
+
+// data reads the JSON of an input whose datatype and shape are known.
+func (p *parser) data(in *input) error {
+	d := jsontensor.Decoder{Scanner: &p.Scanner, Memory: p.memory, Name: in.t.Name, Datatype: in.t.Datatype, Shape: in.t.Shape, Base64: in.encoded}
+	err := d.Tensor()
+	in.t.Data = d.Data
+	return err
 }
 
 func (in *input) check() error {
@@ -208,75 +279,103 @@ func (in *input) check() error {
 	return nil
 }
 
-func (s *scanner) inputParameter(in *input, name []byte) error {
+func (p *parser) inputParameter(in *input, name []byte) error {
 	switch string(name) {
 	case "binary_data_size":
-		text, err := s.number()
+		text, err := p.Number()
 		if err != nil {
 			return err
 		}
 		in.binarySize, err = strconv.ParseInt(string(text), 10, 64)
 		if err != nil || in.binarySize < 0 {
-			return badRequest("input %q: binary_data_size %s is no size", in.t.Name, text)
+			return badRequest("input %q: binary_data_size %.40s is no size", in.t.Name, text)
 		}
 		return nil
 	case "content_type":
-		text, err := s.text()
+		text, err := p.Text()
 		if err != nil {
 			return err
 		}
 		// Other values are labels for whoever logs the request; this one says how data is written.
 		in.encoded = string(text) == "base64"
 		return nil
+	case "shared_memory_region", "shared_memory_byte_size", "shared_memory_offset":
+		return badRequest("input %q: %s", in.t.Name, noSharedMemory)
 	}
-	return s.skip(0)
+	return p.Skip()
 }
 
-func (s *scanner) shape(name string) ([]int64, error) {
-	shape := make([]int64, 0, 4)
-	err := s.array(func() error {
-		if len(shape) == tensor.MaxRank {
-			return badRequest("input %q: shape has more than %d dimensions", name, tensor.MaxRank)
+const noSharedMemory = "shared memory is not served; send the data with the request, as binary data for speed"
+
+// shape reads a shape into the request's own slice of them.
+func (p *parser) shape(t *tensor.Tensor) error {
+	r := p.request
+	if r.shapes == nil {
+		r.shapes = make([]int64, 0, 8)
+	}
+	at := len(r.shapes)
+	err := p.Array(func() error {
+		if len(r.shapes)-at == tensor.MaxRank {
+			return badRequest("input %q: shape has more than %d dimensions", t.Name, tensor.MaxRank)
 		}
-		text, err := s.number()
+		text, err := p.Number()
 		if err != nil {
 			return err
 		}
 		d, err := strconv.ParseInt(string(text), 10, 64)
 		if err != nil || d < 0 {
-			return badRequest("input %q: dimension %s of shape is no size", name, text)
+			return badRequest("input %q: dimension %.40s of shape is no size", t.Name, text)
 		}
-		shape = append(shape, d)
+		r.shapes = append(r.shapes, d)
 		return nil
 	})
-	return shape, err
+	t.Shape = r.shapes[at:len(r.shapes):len(r.shapes)]
+	return err
 }
 
-func (s *scanner) output() (wanted, error) {
+func (p *parser) output() error {
 	var w wanted
-	err := s.object(func(key []byte) error {
+	err := p.Object(func(key []byte) error {
 		switch string(key) {
 		case "name":
-			text, err := s.text()
+			text, err := p.Text()
 			w.name = string(text)
 			return err
 		case "parameters":
-			return s.parameters(func(name []byte) (err error) {
-				switch {
-				case bytes.Equal(name, []byte("binary_data")):
-					w.says = true
-					w.binary, err = s.boolean()
-					return err
-				case bytes.Equal(name, []byte("classification")):
-					return badRequest("output %q: classification is not supported", w.name)
-				}
-				return s.skip(0)
-			})
+			return p.parameters(func(name []byte) error { return p.outputParameter(&w, name) })
 		}
-		return s.skip(0)
+		return p.Skip()
 	})
-	if err == nil && w.name == "" {
-		err = badRequest("an output has no name")
+	if err != nil {
+		return err
 	}
-	return w, err
+	if w.name == "" {
+		return badRequest("an output has no name")
+	}
+	for i := range p.request.outputs {
+		if p.request.outputs[i].name == w.name {
+			return badRequest("output %q is asked for twice", w.name)
+		}
+	}
+	p.request.outputs = append(p.request.outputs, w)
+	return nil
+}
+
+func (p *parser) outputParameter(w *wanted, name []byte) (err error) {
+	switch string(name) {
+	case "binary_data":
+		w.says = true
+		w.binary, err = p.Bool()
+		return err
+	case "classification":
+		n, err := p.unsigned("classification")
+		if err == nil && n == 0 {
+			err = badRequest("output %q: classification 0 asks for no class; leave it out for the tensor itself", w.name)
+		}
+		w.classes = int(min(n, math.MaxInt32))
+		return err
+	case "shared_memory_region", "shared_memory_byte_size", "shared_memory_offset":
+		return badRequest("output %q: %s", w.name, noSharedMemory)
+	}
+	return p.Skip()
 }

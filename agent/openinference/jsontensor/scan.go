@@ -1,28 +1,49 @@
-package openinference
+// Package jsontensor reads and writes JSON for the REST forms of inference: numbers go from the text straight into the
+// bytes of tensors and back, without values in between.
+//
+// A Scanner walks over a text once, from front to back, and hands keys and values to whoever knows what they mean. A
+// Decoder, on top of one, reads a tensor's data: nested as its shape is or flat, or nested with sizes that the data
+// itself decides. Floats are rounded once, to the float that is nearest to the number as it is written. An Encoder
+// writes the elements of a tensor, as texts from which the same bytes come back.
+//
+// What is wrong with a text is an *inference.InputError that says where or which input. Memory is asked for before it is
+// used, nesting is bounded, and nothing blocks or keeps state beyond its own values, which belong to one goroutine.
+package jsontensor
 
 import (
 	"bytes"
 	"fmt"
 	"unicode/utf16"
 	"unicode/utf8"
+
+	"github.com/dhowfleet/dhow/agent/inference"
 )
 
 // maxNesting bounds how deep values that are skipped may be nested.
 const maxNesting = 64
 
-// scanner reads JSON from front to back. After an error it is not used further.
-type scanner struct {
+// Scanner reads JSON from front to back. After an error it is not used further.
+type Scanner struct {
 	data []byte
 	pos  int
 }
 
+// NewScanner returns a scanner of data, which must not change while it is in use.
+func NewScanner(data []byte) Scanner { return Scanner{data: data} }
+
+// Pos is how many bytes were read.
+func (s *Scanner) Pos() int { return s.pos }
+
+// Seek goes to a place that Pos gave.
+func (s *Scanner) Seek(pos int) { s.pos = pos }
+
 // syntaxError says where the JSON of a request is broken.
-func (s *scanner) syntaxError(format string, args ...any) error {
-	return badRequest("the JSON is broken at byte %d: %s", s.pos, fmt.Sprintf(format, args...))
+func (s *Scanner) syntaxError(format string, args ...any) error {
+	return inference.Inputf("the JSON is broken at byte %d: %s", s.pos, fmt.Sprintf(format, args...))
 }
 
-// next skips white space and returns the byte that follows without consuming it; 0 stands for the end.
-func (s *scanner) next() byte {
+// Next skips white space and returns the byte that follows without consuming it; 0 stands for the end.
+func (s *Scanner) Next() byte {
 	for s.pos < len(s.data) {
 		switch c := s.data[s.pos]; c {
 		case ' ', '\t', '\n', '\r':
@@ -34,25 +55,25 @@ func (s *scanner) next() byte {
 	return 0
 }
 
-func (s *scanner) expect(c byte) error {
-	if got := s.next(); got != c {
+func (s *Scanner) expect(c byte) error {
+	if got := s.Next(); got != c {
 		return s.unexpected(fmt.Sprintf("%q", c))
 	}
 	s.pos++
 	return nil
 }
 
-func (s *scanner) unexpected(wanted string) error {
+func (s *Scanner) unexpected(wanted string) error {
 	if s.pos >= len(s.data) {
 		return s.syntaxError("it ends where %s should be", wanted)
 	}
 	return s.syntaxError("%q is where %s should be", s.data[s.pos], wanted)
 }
 
-// mismatch is for a value of another type than the one wanted: the JSON itself may well hold.
-func (s *scanner) mismatch(wanted string) error {
+// Mismatch is for a value of another type than the one wanted: the JSON itself may well hold.
+func (s *Scanner) Mismatch(wanted string) error {
 	var got string
-	switch c := s.next(); {
+	switch c := s.Next(); {
 	case c == '{':
 		got = "an object"
 	case c == '[':
@@ -68,32 +89,32 @@ func (s *scanner) mismatch(wanted string) error {
 	default:
 		return s.unexpected(wanted)
 	}
-	return badRequest("the request has %s at byte %d, where %s should be", got, s.pos, wanted)
+	return inference.Inputf("the request has %s at byte %d, where %s should be", got, s.pos, wanted)
 }
 
-// end checks that nothing but white space follows.
-func (s *scanner) end() error {
-	if s.next(); s.pos < len(s.data) {
+// End checks that nothing but white space follows.
+func (s *Scanner) End() error {
+	if s.Next(); s.pos < len(s.data) {
 		return s.syntaxError("something follows the value")
 	}
 	return nil
 }
 
-// object calls field for each key, which consumes the value. Keys are views that field must not keep.
-func (s *scanner) object(field func(key []byte) error) error {
-	if s.next() != '{' {
-		return s.mismatch("an object")
+// Object calls field for each key, which consumes the value. Keys are views that field must not keep.
+func (s *Scanner) Object(field func(key []byte) error) error {
+	if s.Next() != '{' {
+		return s.Mismatch("an object")
 	}
 	s.pos++
-	if s.next() == '}' {
+	if s.Next() == '}' {
 		s.pos++
 		return nil
 	}
 	for {
-		if s.next() != '"' {
+		if s.Next() != '"' {
 			return s.unexpected("a name in quotes")
 		}
-		key, err := s.text()
+		key, err := s.Text()
 		if err != nil {
 			return err
 		}
@@ -103,7 +124,7 @@ func (s *scanner) object(field func(key []byte) error) error {
 		if err := field(key); err != nil {
 			return err
 		}
-		switch s.next() {
+		switch s.Next() {
 		case ',':
 			s.pos++
 		case '}':
@@ -115,13 +136,13 @@ func (s *scanner) object(field func(key []byte) error) error {
 	}
 }
 
-// array calls element for each element, which consumes it.
-func (s *scanner) array(element func() error) error {
-	if s.next() != '[' {
-		return s.mismatch("a list")
+// Array calls element for each element, which consumes it.
+func (s *Scanner) Array(element func() error) error {
+	if s.Next() != '[' {
+		return s.Mismatch("a list")
 	}
 	s.pos++
-	if s.next() == ']' {
+	if s.Next() == ']' {
 		s.pos++
 		return nil
 	}
@@ -129,7 +150,7 @@ func (s *scanner) array(element func() error) error {
 		if err := element(); err != nil {
 			return err
 		}
-		switch s.next() {
+		switch s.Next() {
 		case ',':
 			s.pos++
 		case ']':
@@ -141,10 +162,10 @@ func (s *scanner) array(element func() error) error {
 	}
 }
 
-// text reads a string. The result is a view of the data when nothing in it was escaped.
-func (s *scanner) text() ([]byte, error) {
-	if s.next() != '"' {
-		return nil, s.mismatch("a string")
+// Text reads a string. The result is a view of the data when nothing in it was escaped.
+func (s *Scanner) Text() ([]byte, error) {
+	if s.Next() != '"' {
+		return nil, s.Mismatch("a string")
 	}
 	start := s.pos + 1
 	rest := s.data[start:]
@@ -168,7 +189,7 @@ func (s *scanner) text() ([]byte, error) {
 }
 
 // escaped reads a string whose first escape is at data[start+first].
-func (s *scanner) escaped(start, first int) ([]byte, error) {
+func (s *Scanner) escaped(start, first int) ([]byte, error) {
 	out := append([]byte(nil), s.data[start:start+first]...)
 	for s.pos = start + first; s.pos < len(s.data); {
 		c := s.data[s.pos]
@@ -218,7 +239,7 @@ func (s *scanner) escaped(start, first int) ([]byte, error) {
 	return nil, s.syntaxError("a string does not end")
 }
 
-func (s *scanner) hex4() (rune, error) {
+func (s *Scanner) hex4() (rune, error) {
 	if s.pos+4 > len(s.data) {
 		s.pos = len(s.data)
 		return 0, s.syntaxError("a string does not end")
@@ -242,7 +263,7 @@ func (s *scanner) hex4() (rune, error) {
 }
 
 // surrogate completes a surrogate pair; half a pair becomes U+FFFD, and what follows it stays.
-func (s *scanner) surrogate(high rune) rune {
+func (s *Scanner) surrogate(high rune) rune {
 	if s.pos+6 <= len(s.data) && s.data[s.pos] == '\\' && s.data[s.pos+1] == 'u' {
 		at := s.pos
 		s.pos += 2
@@ -256,11 +277,11 @@ func (s *scanner) surrogate(high rune) rune {
 	return utf8.RuneError
 }
 
-// number reads the text of a number.
-func (s *scanner) number() ([]byte, error) {
-	c := s.next()
+// Number reads the text of a number.
+func (s *Scanner) Number() ([]byte, error) {
+	c := s.Next()
 	if c != '-' && (c < '0' || c > '9') {
-		return nil, s.mismatch("a number")
+		return nil, s.Mismatch("a number")
 	}
 	d, start, i := s.data, s.pos, s.pos
 	digits := func() bool {
@@ -297,18 +318,18 @@ func (s *scanner) number() ([]byte, error) {
 	return d[start:i], nil
 }
 
-// boolean reads true or false.
-func (s *scanner) boolean() (bool, error) {
-	switch s.next() {
+// Bool reads true or false.
+func (s *Scanner) Bool() (bool, error) {
+	switch s.Next() {
 	case 't':
 		return true, s.word("true")
 	case 'f':
 		return false, s.word("false")
 	}
-	return false, s.mismatch("true or false")
+	return false, s.Mismatch("true or false")
 }
 
-func (s *scanner) word(word string) error {
+func (s *Scanner) word(word string) error {
 	if !bytes.HasPrefix(s.data[s.pos:], []byte(word)) {
 		return s.unexpected(word)
 	}
@@ -316,29 +337,31 @@ func (s *scanner) word(word string) error {
 	return nil
 }
 
-// null consumes null if it is next.
-func (s *scanner) null() bool { return s.next() == 'n' && s.word("null") == nil }
+// Null consumes null if it is next.
+func (s *Scanner) Null() bool { return s.Next() == 'n' && s.word("null") == nil }
 
-// skip consumes any value.
-func (s *scanner) skip(depth int) error {
+// Skip consumes any value.
+func (s *Scanner) Skip() error { return s.skip(0) }
+
+func (s *Scanner) skip(depth int) error {
 	if depth > maxNesting {
 		return s.syntaxError("values are nested more than %d deep", maxNesting)
 	}
-	switch c := s.next(); c {
+	switch c := s.Next(); c {
 	case '{':
-		return s.object(func([]byte) error { return s.skip(depth + 1) })
+		return s.Object(func([]byte) error { return s.skip(depth + 1) })
 	case '[':
-		return s.array(func() error { return s.skip(depth + 1) })
+		return s.Array(func() error { return s.skip(depth + 1) })
 	case '"':
-		_, err := s.text()
+		_, err := s.Text()
 		return err
 	case 't', 'f':
-		_, err := s.boolean()
+		_, err := s.Bool()
 		return err
 	case 'n':
 		return s.word("null")
 	default:
-		_, err := s.number()
+		_, err := s.Number()
 		return err
 	}
 }
