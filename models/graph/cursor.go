@@ -149,6 +149,18 @@ func (c *cursor) each(end int64, visit func(field) error) error {
 	return nil
 }
 
+// bytes reads a length-delimited field, which the caller knows to be short.
+func (c *cursor) bytes(f field) ([]byte, error) {
+	b := make([]byte, f.end-c.pos)
+	for i := range b {
+		var err error
+		if b[i], err = c.byte(); err != nil {
+			return nil, err
+		}
+	}
+	return b, nil
+}
+
 // text reads a length-delimited field as a string of at most most bytes.
 func (c *cursor) text(f field, most int) (string, error) {
 	if f.wire != length {
@@ -158,12 +170,6 @@ func (c *cursor) text(f field, most int) (string, error) {
 	if n > int64(most) {
 		return "", fmt.Errorf("a text of %d bytes at byte %d is longer than the %d that are allowed", n, c.pos, most)
 	}
-	b := make([]byte, n)
-	for i := range b {
-		var err error
-		if b[i], err = c.byte(); err != nil {
-			return "", err
-		}
-	}
-	return string(b), nil
+	b, err := c.bytes(f)
+	return string(b), err
 }

@@ -1,9 +1,11 @@
 // Package graph reads what an ONNX file says of itself: inputs, outputs, operator sets, external data and the size of
 // its weights, without a runtime.
 //
-// Read walks the file's protocol buffer once. Weights are skipped, not read: a file of gigabytes costs a few kilobytes
-// of memory and as many reads as it has tensors. Every count, name and nesting is bounded, every length is checked
-// against what encloses it, and a file that is cut off or is no ONNX model ends in an error that says where.
+// Read walks the file's protocol buffer once. Weights are skipped, not read: a file of gigabytes costs what its nodes
+// and names take and as many reads as it has tensors. Every count, name and nesting is bounded, every length is checked
+// against what encloses it, and a file that is cut off or is no ONNX model ends in an error that says where. So does a
+// graph that a runtime would have to unravel, and what the graph computes of its own accord is part of the estimate of
+// its memory (package sizes).
 //
 // The package is pure and keeps no state; a Graph belongs to the caller.
 package graph
@@ -13,23 +15,28 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/dhowfleet/dhow/models/graph/sizes"
 	"github.com/dhowfleet/dhow/models/tensor"
 )
 
 // Bounds. The largest models known stay far below them.
 const (
-	MaxNesting   = 24        // graphs within nodes within graphs
-	MaxNodes     = 4_000_000 // over all graphs
-	MaxTensors   = 2_000_000
+	MaxNesting   = sizes.MaxNesting // graphs within nodes within graphs
+	MaxNodes     = sizes.MaxNodes   // over all graphs, and over what functions stand for
+	MaxTensors   = 500_000
 	MaxValues    = 4096 // inputs, outputs
 	MaxNameBytes = 4096
 	MaxExternal  = 4096 // files of external data
 	MaxOpsets    = 256
-	maxNameTotal = 64 << 20 // over all names that are kept while reading
+	maxNameTotal = 64 << 20  // over all names that are kept while reading
+	maxDeclared  = 1_000_000 // inputs, outputs and values of all graphs
+	maxRank      = 64        // of constants
 )
 
 // ProcessBytes is the share of MemoryEstimate that a process has once, whatever the number of its models.
 const ProcessBytes = 32 << 20
+
+const nodeBytes = 4 << 10 // measured with ONNX Runtime on long chains
 
 // Graph is what the file says of itself.
 type Graph struct {
@@ -46,6 +53,10 @@ type Graph struct {
 	// InitializerBytes is the size of all constant tensors, ExternalBytes of those that lie in External, LargestBytes of
 	// the largest one.
 	InitializerBytes, ExternalBytes, LargestBytes uint64
+	// ConstantBytes is the size of all values that follow from constants alone, which a runtime computes when it loads the
+	// model; LargestValueBytes that of the largest other value, as far as its size can be known without a request. Both are
+	// lower bounds.
+	ConstantBytes, LargestValueBytes uint64
 	// FileBytes is the size of the model file itself.
 	FileBytes int64
 }
@@ -85,6 +96,7 @@ type Value struct {
 	// tensor.Invalid for element types that the Open Inference Protocol does not have.
 	Spec tensor.Spec
 	Kind Kind
+	bits uint64 // of an element in memory
 	// Ranked is false when the file does not even say how many dimensions the tensor has.
 	Ranked bool
 }
@@ -99,9 +111,15 @@ type External struct {
 
 // MemoryEstimate is a guess, in bytes, of what a process needs to hold the model loaded: everything in the file (trees
 // keep their weights in attributes, not in tensors) and beside it, once more the largest tensor (kernels repack one at a
-// time), and a fixed share for the runtime and for activations.
+// time), what is computed from constants, the largest other value and what it is computed from, what a runtime keeps of
+// each node, and a fixed share for the runtime.
 func (g *Graph) MemoryEstimate() uint64 {
-	return uint64(g.FileBytes) + g.ExternalBytes + g.LargestBytes + ProcessBytes
+	const most = 1 << 58 // each, so that the sum has a place
+	sum := uint64(ProcessBytes) + uint64(g.Nodes)*nodeBytes
+	for _, n := range []uint64{uint64(g.FileBytes), g.ExternalBytes, g.LargestBytes, g.ConstantBytes, 2 * min(g.LargestValueBytes, most)} {
+		sum += min(n, most)
+	}
+	return sum
 }
 
 // Read reads a model held in memory.
@@ -112,9 +130,17 @@ func ReadFrom(r io.ReaderAt, size int64) (*Graph, error) {
 	if size == 0 {
 		return nil, fmt.Errorf("the file is empty")
 	}
-	m := model{in: cursor{r: r, size: size}, external: map[string]uint64{}}
+	m := newModel(r, size)
 	if err := m.read(); err != nil {
 		return nil, err
 	}
-	return m.graph()
+	return m.result()
+}
+
+func newModel(r io.ReaderAt, size int64) *model {
+	return &model{
+		in: cursor{r: r, size: size}, external: map[string]uint64{},
+		ids: map[string]sizes.ID{}, words: map[string]string{},
+		structure: sizes.Model{Functions: map[sizes.FunctionName]*sizes.Body{}},
+	}
 }

@@ -254,6 +254,9 @@ func FuzzRead(f *testing.F) {
 	f.Add(file(small()))
 	f.Add(file(sub(small(), 5, outside("a", "../x", "0", "40", 10))))
 	f.Add([]byte("<html>"))
+	for _, data := range swelling() {
+		f.Add(data)
+	}
 	f.Add(binary.AppendUvarint(nil, math.MaxUint64))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		g, err := Read(data)

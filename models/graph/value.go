@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/dhowfleet/dhow/models/graph/sizes"
 	"github.com/dhowfleet/dhow/models/tensor"
 )
 
@@ -87,8 +88,8 @@ func (m *model) value(end int64) (Value, error) {
 		}
 		return err
 	})
-	if err == nil && v.Spec.Name == "" {
-		err = fmt.Errorf("an input or output before byte %d has no name: the file is corrupt", end)
+	if err == nil && sizes.Least(v.Spec.Shape) > 1<<48 {
+		err = fmt.Errorf("%q has the shape %v, which is larger than any memory", v.Spec.Name, v.Spec.Shape)
 	}
 	return v, err
 }
@@ -98,7 +99,7 @@ func (m *model) tensorType(end int64, v *Value) error {
 	return c.each(end, func(f field) error {
 		switch {
 		case f.number == 1 && f.wire == varint && f.value < uint64(len(element)):
-			v.Spec.Datatype = element[f.value].datatype
+			v.Spec.Datatype, v.bits = element[f.value].datatype, sizes.BitsOf(f.value)
 		case f.number == 2 && f.wire == length:
 			v.Ranked, v.Spec.Shape = true, []int64{}
 			return c.each(f.end, func(f field) error {
