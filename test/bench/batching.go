@@ -28,7 +28,7 @@ const (
 	manyClients = 32
 )
 
-// load is how one kind of serving fares under so many clients that ask again as soon as they are answered.
+// loaded is how one kind of serving fares under so many clients that ask again as soon as they are answered.
 type loaded struct {
 	rate       float64 // requests a second
 	p50, p99   time.Duration
@@ -37,19 +37,19 @@ type loaded struct {
 }
 
 // batchingTable compares answering requests one by one with answering them in batches, on a model of which every run
-// has to read 64 MiB of weights, whatever the number of rows.
+// has to read 64 MiB of weights, whatever the number of rows. The short form has less of all.
 func batchingTable(ctx context.Context, short bool) error {
 	dir, err := os.MkdirTemp("", "dhow-bench-")
 	if err != nil {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	if err := os.WriteFile(filepath.Join(dir, file), heavy().Model(), 0o600); err != nil {
-		return err
-	}
-	rounds, span := 5, 3*time.Second
+	wide, rounds, span := heavyWidth, 5, 3*time.Second
 	if short {
-		rounds, span = 1, 500*time.Millisecond
+		wide, rounds, span = heavyWidth/2, 1, 200*time.Millisecond
+	}
+	if err := os.WriteFile(filepath.Join(dir, file), heavy(wide).Model(), 0o600); err != nil {
+		return err
 	}
 	kinds := []string{"one by one", "batches"}
 	clients := []int{1, manyClients}
@@ -57,7 +57,7 @@ func batchingTable(ctx context.Context, short bool) error {
 	for range rounds {
 		for _, kind := range kinds {
 			for _, n := range clients {
-				r, err := underLoad(ctx, dir, kind == "batches", n, span)
+				r, err := underLoad(ctx, dir, wide, kind == "batches", n, span)
 				if err != nil {
 					return fmt.Errorf("%s, %d clients: %w", kind, n, err)
 				}
@@ -67,13 +67,13 @@ func batchingTable(ctx context.Context, short bool) error {
 		}
 	}
 	fmt.Printf("\n%d layers of %d x %d FP32 (%d MiB of weights), one row a request, median of %d rounds of %v\n\n",
-		heavyLayers, heavyWidth, heavyWidth, heavyLayers*heavyWidth*heavyWidth*4>>20, rounds, span)
+		heavyLayers, wide, wide, heavyLayers*wide*wide*4>>20, rounds, span)
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(w, "serving\tclients\trequests/s\tover one by one\tp50\tp99\trows a run\tgoal\t")
 	for _, n := range clients {
-		base := middle(results[fmt.Sprint(kinds[0], n)])
+		base := medianLoad(results[fmt.Sprint(kinds[0], n)])
 		for _, kind := range kinds {
-			r, goal, over := middle(results[fmt.Sprint(kind, n)]), "-", "-"
+			r, goal, over := medianLoad(results[fmt.Sprint(kind, n)]), "-", "-"
 			if kind != kinds[0] {
 				over = fmt.Sprintf("%.2fx", r.rate/base.rate)
 				if goal = "nothing added"; n > 1 {
@@ -86,8 +86,8 @@ func batchingTable(ctx context.Context, short bool) error {
 	return w.Flush()
 }
 
-// middle is the result with the median rate.
-func middle(all []loaded) loaded {
+// medianLoad is the result with the median rate.
+func medianLoad(all []loaded) loaded {
 	slices.SortFunc(all, func(a, b loaded) int { return int(math.Copysign(1, a.rate-b.rate)) })
 	return all[(len(all)-1)/2]
 }
@@ -95,24 +95,24 @@ func middle(all []loaded) loaded {
 func millis(d time.Duration) string { return fmt.Sprintf("%.2f ms", float64(d)/1e6) }
 
 // heavy is a chain of layers, each with weights of its own.
-func heavy() *onnxtest.Graph {
-	dims := []int64{-1, heavyWidth}
+func heavy(wide int) *onnxtest.Graph {
+	dims := []int64{-1, int64(wide)}
 	g := &onnxtest.Graph{
 		Inputs:  []onnxtest.Value{{Name: "x", Type: onnxtest.Float, Dims: dims}},
 		Outputs: []onnxtest.Value{{Name: "y", Type: onnxtest.Float, Dims: dims}},
 	}
 	from := "x"
 	for layer := range heavyLayers {
-		weights := make([]byte, 4*heavyWidth*heavyWidth)
-		for i := range heavyWidth * heavyWidth {
-			v := float32((i*7+layer)%13-6) / heavyWidth
+		weights := make([]byte, 4*wide*wide)
+		for i := range wide * wide {
+			v := float32((i*7+layer)%13-6) / wide
 			binary.LittleEndian.PutUint32(weights[4*i:], math.Float32bits(v))
 		}
 		w, to := fmt.Sprint("w", layer), fmt.Sprint("t", layer)
 		if layer == heavyLayers-1 {
 			to = "y"
 		}
-		g.Constants = append(g.Constants, onnxtest.Constant{Name: w, Type: onnxtest.Float, Dims: []int64{heavyWidth, heavyWidth}, Data: weights})
+		g.Constants = append(g.Constants, onnxtest.Constant{Name: w, Type: onnxtest.Float, Dims: []int64{int64(wide), int64(wide)}, Data: weights})
 		g.Nodes = append(g.Nodes, onnxtest.Node{Op: "MatMul", Inputs: []string{from, w}, Outputs: []string{to}})
 		from = to
 	}
@@ -120,9 +120,9 @@ func heavy() *onnxtest.Graph {
 }
 
 // underLoad serves the model in dir and asks it for some time.
-func underLoad(ctx context.Context, dir string, batches bool, clients int, span time.Duration) (loaded, error) {
+func underLoad(ctx context.Context, dir string, wide int, batches bool, clients int, span time.Duration) (loaded, error) {
 	places := serving.NewPlaces(2)
-	shape := []int64{-1, heavyWidth}
+	shape := []int64{-1, int64(wide)}
 	spec := bundle.Spec{
 		Name: "heavy", Version: "1", Variants: []bundle.Variant{{Name: "float32", File: file}},
 		Inputs:  []tensor.Spec{{Name: "x", Datatype: tensor.FP32, Shape: shape}},
@@ -140,7 +140,7 @@ func underLoad(ctx context.Context, dir string, batches bool, clients int, span 
 	table.Set("heavy", []serving.Variant{{Version: "1", Role: 1, Runner: p}})
 	defer func() { _ = table.Close(context.WithoutCancel(ctx)) }()
 	ask := func() (executed int, err error) {
-		in := []tensor.Tensor{tensor.FromFloat32("x", []int64{1, heavyWidth}, make([]float32, heavyWidth))}
+		in := []tensor.Tensor{tensor.FromFloat32("x", []int64{1, int64(wide)}, make([]float32, wide))}
 		res, err := table.Infer(ctx, serving.Request{Model: "heavy", Inputs: in})
 		return res.Timing.Executed, err
 	}
