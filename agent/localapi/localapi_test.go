@@ -18,6 +18,8 @@ func TestStatusIsReadAsItWasWritten(t *testing.T) {
 		Warnings: []Warning{{Code: "disk-full", Message: "m", Remedy: "r", Since: time.Unix(4, 0).UTC()}},
 		Outbox:   Outbox{Pending: 3},
 	}
+	want.Models = append(want.Models, full().Models...)
+	want.Queue, want.Cache, want.AccessLog, want.Addresses, want.Hardware = full().Queue, full().Cache, full().AccessLog, full().Addresses, full().Hardware
 	var fail error
 	h := New(func(*http.Request) (Document, error) { return want, fail })
 	w := httptest.NewRecorder()

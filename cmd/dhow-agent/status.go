@@ -2,11 +2,16 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
-	"text/tabwriter"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,47 +20,81 @@ import (
 	"github.com/dhowfleet/dhow/agent/localapi"
 )
 
+// statusSource is where the status is read, and as whom.
+type statusSource struct {
+	listen  string // host:port, unix:/path, or https://host:port
+	keyFile string
+	caFile  string
+}
+
 func newStatusCommand() *cobra.Command {
-	var listen, output string
+	var from statusSource
+	var output string
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show how the agent on this machine is",
-		Args:  noArgs,
+		Long: `Show how the agent on this machine is: what it serves, how fast it answers, and what is wrong with the
+remedy for it. The same is on the page at http://` + config.Default().Listen + `/dhow/ in a browser.`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			d, err := fetchStatus(cmd.Context(), listen)
+			if output != "json" && output != "text" {
+				return usageError{fmt.Errorf("--output %q is not text or json", output)}
+			}
+			d, err := from.fetch(cmd.Context())
 			if err != nil {
 				return err
 			}
-			switch output {
-			case "json":
-				enc := json.NewEncoder(cmd.OutOrStdout())
-				enc.SetIndent("", "  ")
-				return enc.Encode(d)
-			case "text":
+			if output == "text" {
 				return printStatus(cmd.OutOrStdout(), d, time.Now())
 			}
-			return usageError{fmt.Errorf("--output %q is not text or json", output)}
+			enc := json.NewEncoder(cmd.OutOrStdout())
+			enc.SetIndent("", "  ")
+			return enc.Encode(d)
 		},
 	}
-	cmd.Flags().StringVar(&listen, "listen", config.Default().Listen, "where the agent listens")
+	cmd.Flags().StringVar(&from.listen, "listen", config.Default().Listen, "where the agent listens: host:port, unix:/path, or https://host:port")
+	cmd.Flags().StringVar(&from.keyFile, "key-file", "", "file with a key, where the agent wants one for its status")
+	cmd.Flags().StringVar(&from.caFile, "ca-file", "", "file with the certificates to trust for https (default: the system's)")
 	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
 	return cmd
 }
 
-func fetchStatus(ctx context.Context, listen string) (localapi.Document, error) {
+// maxSecret bounds what is read of a file with a key or certificates.
+const maxSecret = 1 << 20
+
+// fetch asks the agent.
+func (s statusSource) fetch(ctx context.Context) (localapi.Document, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+listen+localapi.Path, nil)
+	transport, base, err := s.transport()
+	if err != nil {
+		return localapi.Document{}, err
+	}
+	defer transport.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+localapi.Path, nil)
 	if err != nil {
 		return localapi.Document{}, usageError{fmt.Errorf("--listen: %w", err)}
 	}
-	resp, err := http.DefaultClient.Do(req)
+	if s.keyFile != "" {
+		key, err := readBounded(s.keyFile)
+		if err != nil {
+			return localapi.Document{}, fmt.Errorf("cannot read the key: %w", err)
+		}
+		req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(key)))
+	}
+	// A key goes to the agent that was named and to no other.
+	client := &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	resp, err := client.Do(req)
 	if err != nil {
-		return localapi.Document{}, fmt.Errorf("no agent answers on %s; is it running, and does it listen there? %w", listen, err)
+		return localapi.Document{}, fmt.Errorf("no agent answers on %s; is it running, and does it listen there? %w", s.listen, err)
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return localapi.Document{}, fmt.Errorf("what listens on %s is no agent that is well: it answers %s", listen, resp.Status)
+	switch resp.StatusCode {
+	case http.StatusOK:
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return localapi.Document{}, fmt.Errorf("the agent on %s does not show its status to this caller (%s); give a key whose groups have status with --key-file, or ask over its Unix socket", s.listen, resp.Status)
+	default:
+		return localapi.Document{}, fmt.Errorf("what listens on %s is no agent that is well: it answers %s", s.listen, resp.Status)
 	}
 	d, err := localapi.Read(resp.Body)
 	if err != nil {
@@ -64,43 +103,48 @@ func fetchStatus(ctx context.Context, listen string) (localapi.Document, error) 
 	return d, nil
 }
 
-func printStatus(out io.Writer, d localapi.Document, now time.Time) error {
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	ago := func(t time.Time) string { return now.Sub(t).Round(time.Second).String() }
-	fmt.Fprintf(w, "Agent\t%s, protocol %d, up %s\n", d.Version, d.Protocol, ago(d.StartedAt))
-	u := d.Uplink
-	switch {
-	case !u.Enrolled:
-		fmt.Fprintf(w, "Node\tnot enrolled yet\n")
-	default:
-		fmt.Fprintf(w, "Node\t%s (%s), region %s, site %s, certificate until %s\n", or(u.Name, "no name yet"), u.Node, u.Region, u.Site, u.CertificateExpires.Format(time.DateOnly))
-	}
-	switch {
-	case u.Connected:
-		fmt.Fprintf(w, "Manager\t%s, connected over %s for %s, generation %d\n", u.Server, u.Transport, ago(u.Since), u.Generation)
-	default:
-		fmt.Fprintf(w, "Manager\t%s, not connected for %s (%s), generation %d\n", u.Server, ago(u.Since), or(u.LastError, "no answer yet"), u.Generation)
-	}
-	fmt.Fprintf(w, "Outbox\t%d aggregates wait, %d were dropped\n", d.Outbox.Pending, d.Outbox.Dropped)
-	fmt.Fprintf(w, "Requests\t%d written down, %d dropped, %d lost since the start\n", d.Telemetry.Written, d.Telemetry.Dropped, d.Telemetry.Lost)
-	if len(d.Models) == 0 {
-		fmt.Fprintf(w, "Models\tnone\n")
-	} else {
-		fmt.Fprintf(w, "\nMODEL\tVERSION\tSTATE\tSINCE\tPROVIDER\tREASON\n")
-		for _, m := range d.Models {
-			state := m.State
-			if m.State == "downloading" && m.Bytes > 0 {
-				state = fmt.Sprintf("%s %d%%", m.State, m.BytesDone*100/m.Bytes)
-			}
-			reason := m.Reason
-			if m.Message != "" {
-				reason += ": " + m.Message
-			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", m.Model, m.Version, state, ago(m.Since), m.Provider, reason)
+// transport returns the way to the agent, and the beginning of its addresses.
+func (s statusSource) transport() (*http.Transport, string, error) {
+	t := &http.Transport{}
+	if path, ok := strings.CutPrefix(s.listen, "unix:"); ok {
+		if path == "" {
+			return nil, "", usageError{errors.New("--listen unix: needs the path of a socket, such as unix:/run/dhow/agent.sock")}
 		}
+		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", path)
+		}
+		return t, "http://localhost", nil
 	}
-	for _, x := range d.Warnings {
-		fmt.Fprintf(w, "\nWarning\t%s for %s: %s\nRemedy\t%s\n", x.Code, ago(x.Since), x.Message, x.Remedy)
+	if !strings.HasPrefix(s.listen, "https://") {
+		return t, "http://" + strings.TrimPrefix(s.listen, "http://"), nil
 	}
-	return w.Flush()
+	if s.caFile != "" {
+		pem, err := readBounded(s.caFile)
+		if err != nil {
+			return nil, "", fmt.Errorf("cannot read the certificates: %w", err)
+		}
+		pool := x509.NewCertPool()
+		if !pool.AppendCertsFromPEM(pem) {
+			return nil, "", fmt.Errorf("cannot read the certificates: %s has none in PEM form", s.caFile)
+		}
+		t.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+	}
+	return t, strings.TrimSuffix(s.listen, "/"), nil
+}
+
+func readBounded(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxSecret+1))
+	if err == nil && len(data) > maxSecret {
+		err = fmt.Errorf("%s has more than %d bytes", path, maxSecret)
+	}
+	return data, err
+}
+
+func printStatus(out io.Writer, d localapi.Document, now time.Time) error {
+	return localapi.WriteText(out, d, now)
 }
