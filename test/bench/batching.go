@@ -105,7 +105,7 @@ func heavy(wide int) *onnxtest.Graph {
 	for layer := range heavyLayers {
 		weights := make([]byte, 4*wide*wide)
 		for i := range wide * wide {
-			v := float32((i*7+layer)%13-6) / wide
+			v := float32((i*7+layer)%13-6) / float32(wide)
 			binary.LittleEndian.PutUint32(weights[4*i:], math.Float32bits(v))
 		}
 		w, to := fmt.Sprint("w", layer), fmt.Sprint("t", layer)
