@@ -46,7 +46,7 @@ func batchingTable(ctx context.Context, short bool) error {
 	defer func() { _ = os.RemoveAll(dir) }()
 	wide, rounds, span := heavyWidth, 5, 3*time.Second
 	if short {
-		wide, rounds, span = heavyWidth/2, 1, 200*time.Millisecond
+		wide, rounds, span = heavyWidth/4, 1, 100*time.Millisecond
 	}
 	if err := os.WriteFile(filepath.Join(dir, file), heavy(wide).Model(), 0o600); err != nil {
 		return err

@@ -19,7 +19,7 @@ func TestBothKindsOfServingAnswer(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if r.requests < manyClients || batches != (r.executions < int64(r.requests)) {
+		if r.requests < manyClients || r.executions < 1 || r.executions > int64(r.requests) || !batches && r.executions < int64(r.requests) {
 			t.Errorf("batches %v: %d requests in %d runs", batches, r.requests, r.executions)
 		}
 	}
