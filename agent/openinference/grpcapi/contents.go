@@ -167,22 +167,12 @@ func (w *typed) chunk(number protowire.Number, kind protowire.Type, b []byte, n 
 		return w.floats(number, kind, b, n)
 	}
 	if kind == protowire.VarintType {
-		return w.integer(n)
+		return w.integers(protowire.AppendVarint(nil, n))
 	}
 	if kind != protowire.BytesType {
 		return errMalformed
 	}
-	for len(b) > 0 {
-		v, size := protowire.ConsumeVarint(b)
-		if size < 0 {
-			return errMalformed
-		}
-		if err := w.integer(v); err != nil {
-			return err
-		}
-		b = b[size:]
-	}
-	return nil
+	return w.integers(b)
 }
 
 func (w *typed) count(n int64) error {
@@ -216,42 +206,55 @@ func (w *typed) floats(number protowire.Number, kind protowire.Type, b []byte, n
 	return nil
 }
 
-// integer takes one integer or bool. int_contents and uint_contents are 32 bits wide whatever the datatype is, so that a
-// value may be none of it.
-func (w *typed) integer(v uint64) error {
-	if err := w.count(1); err != nil {
+// integers takes packed integers or bools. int_contents and uint_contents are 32 bits wide whatever the datatype is, so
+// that a value may be none of it.
+func (w *typed) integers(b []byte) error {
+	if err := w.count(elements(w.field, protowire.BytesType, b)); err != nil {
 		return err
 	}
-	d := w.t.Datatype
-	low, high := int64(math.MinInt64), int64(math.MaxInt64)
-	signed := int64(int32(v))
-	switch d {
-	case tensor.Bool:
-		b := byte(0)
-		if v != 0 {
-			b = 1
-		}
-		w.t.Data = append(w.t.Data, b)
-		return nil
-	case tensor.Int8:
-		low, high = math.MinInt8, math.MaxInt8
-	case tensor.Int16:
-		low, high = math.MinInt16, math.MaxInt16
+	low, high, unsigned := int64(0), int64(0), true
+	switch w.t.Datatype {
 	case tensor.Uint8:
-		signed, low, high = int64(uint32(v)), 0, math.MaxUint8
+		high = math.MaxUint8
 	case tensor.Uint16:
-		signed, low, high = int64(uint32(v)), 0, math.MaxUint16
+		high = math.MaxUint16
+	case tensor.Int8:
+		low, high, unsigned = math.MinInt8, math.MaxInt8, false
+	case tensor.Int16:
+		low, high, unsigned = math.MinInt16, math.MaxInt16, false
 	}
-	switch {
-	case d.Size() > 2:
-	case signed < low || signed > high:
-		return invalid("input %q: %d is no %s", w.t.Name, signed, d)
-	default:
-		v = uint64(signed)
+	data, size, isBool := w.t.Data, w.t.Datatype.Size(), w.t.Datatype == tensor.Bool
+	for len(b) > 0 {
+		v, n := uint64(b[0]), 1
+		if v >= 0x80 {
+			if v, n = protowire.ConsumeVarint(b); n < 0 {
+				return errMalformed
+			}
+		}
+		b = b[n:]
+		switch size {
+		case 8:
+			data = binary.LittleEndian.AppendUint64(data, v)
+			continue
+		case 4:
+			data = binary.LittleEndian.AppendUint32(data, uint32(v))
+			continue
+		}
+		x := int64(int32(v))
+		if unsigned {
+			x = int64(uint32(v))
+		}
+		switch {
+		case isBool:
+			data = append(data, byte(min(v, 1)))
+		case x < low || x > high:
+			return invalid("input %q: %d is no %s", w.t.Name, x, w.t.Datatype)
+		case size == 1:
+			data = append(data, byte(x))
+		default:
+			data = binary.LittleEndian.AppendUint16(data, uint16(x))
+		}
 	}
-	for range d.Size() {
-		w.t.Data = append(w.t.Data, byte(v))
-		v >>= 8
-	}
+	w.t.Data = data
 	return nil
 }

@@ -33,6 +33,7 @@ import (
 	"connectrpc.com/grpcreflect"
 
 	"github.com/dhowfleet/dhow/agent/access"
+	"github.com/dhowfleet/dhow/agent/accesslog"
 	"github.com/dhowfleet/dhow/agent/modelrepository"
 	"github.com/dhowfleet/dhow/agent/serving"
 	"github.com/dhowfleet/dhow/agent/statistics"
@@ -58,11 +59,12 @@ type Options struct {
 	Repository modelrepository.Controller
 	// Statistics are the counters of the table's models; nil leaves the method out.
 	Statistics func() []statistics.Snapshot
-	// Authorize lets a request in or returns an *access.Error; nil lets all in. It is called once for each request, on a
-	// stream for each message, with a context that ends with it.
-	Authorize func(r *http.Request, group access.Group, model string) error
-	// AccessLog is told of every request when it has ended, on a stream of every message; nil: nobody is.
-	AccessLog func(Entry)
+	// Authorize lets a request in or refuses it with an *access.Error; access.Gate has one. It is called once for each
+	// request, on a stream for each message; what it returns is called when that has ended. nil lets everyone in.
+	Authorize func(header func(string) string, group access.Group, model string) (access.Caller, func(), error)
+	// AccessLog is told of every request when it has ended, on a stream of every message. The entry is the handler's again
+	// when it returns.
+	AccessLog func(*accesslog.Entry)
 	// MaxMessage bounds one message, compressed and not, in bytes; 0 means 64 MiB.
 	MaxMessage int64
 	// Memory is shared with other handlers; nil bounds this one by MaxMemory, where 0 means 512 MiB.
@@ -137,7 +139,7 @@ func (h *handler) register() {
 		func(ctx context.Context, r *healthv1.HealthCheckRequest, s *connect.ServerStream[healthv1.HealthCheckResponse]) error {
 			c := callOf(ctx)
 			c.body.late.Stop() // what comes has come
-			err := h.authorize(ctx, access.Health, "")
+			err := c.authorize(access.Health, "")
 			if err == nil {
 				err = h.watch(ctx, r.GetService(), s.Send)
 			}
@@ -149,7 +151,7 @@ func (h *handler) register() {
 	gate := connect.WithHandlerOptions(every, connect.WithReadMaxBytes(smallMessage),
 		connect.WithRequestGate(func(ctx context.Context, _ connect.Spec, _ connect.Peer, _ http.Header) (context.Context, error) {
 			// Its messages are not settled one by one: the whole stream must come within BodyTimeout.
-			_, err := answered[struct{}](callOf(ctx), nil, h.authorize(ctx, access.Metadata, ""))
+			_, err := answered[struct{}](callOf(ctx), nil, callOf(ctx).authorize(access.Metadata, ""))
 			return nil, err
 		}))
 	for _, make := range []func(*grpcreflect.Reflector, ...connect.HandlerOption) (string, http.Handler){grpcreflect.NewHandlerV1, grpcreflect.NewHandlerV1Alpha} {
@@ -169,7 +171,7 @@ func route[Req, Res any](h *handler, options []connect.HandlerOption, procedure 
 		c.body.late.Stop() // loading a model may take longer
 		c.entry.Model = clip(name, maxName)
 		var res *Res
-		err := h.authorize(ctx, group, name)
+		err := c.authorize(group, name)
 		if err == nil {
 			res, err = serve(ctx, r)
 		}
@@ -196,7 +198,8 @@ type call struct {
 	w        http.ResponseWriter
 	body     body
 	exchange *exchange // of a unary inference
-	entry    Entry
+	entry    accesslog.Entry
+	done     func() // of Authorize
 	overdue  atomic.Bool
 
 	mu    sync.Mutex
@@ -224,14 +227,14 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	plainAnswer(r.Header)
-	c := &call{Context: r.Context(), h: h, r: r, w: w}
+	c := &call{Context: r.Context(), h: h, r: r, w: w, done: nothing}
 	c.body = body{ReadCloser: r.Body, call: c}
 	c.body.late = time.AfterFunc(h.options.BodyTimeout, func() {
 		c.overdue.Store(true)
 		c.interrupt()
 	})
 	if h.options.AccessLog != nil {
-		c.entry.begin(r)
+		begin(&c.entry, r)
 	}
 	defer c.end()
 	r = r.WithContext(c)
@@ -241,9 +244,10 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // end gives back what the call holds.
 func (c *call) end() {
+	c.done()
 	c.body.settle()
 	if c.entry.Method != "" && c.entry.Method != "ModelStreamInfer" { // a stream's messages are recorded one by one
-		c.entry.In = c.body.total
+		c.entry.BytesIn = c.body.total
 		c.h.record(&c.entry)
 	}
 	c.mu.Lock()
@@ -269,12 +273,23 @@ func plainAnswer(header http.Header) {
 }
 
 // authorize asks the hook about a request that ends with the call.
-func (h *handler) authorize(ctx context.Context, group access.Group, model string) error {
-	if h.options.Authorize == nil {
-		return nil
-	}
-	return h.options.Authorize(callOf(ctx).r, group, model)
+func (c *call) authorize(group access.Group, model string) (err error) {
+	_, c.done, err = c.h.authorize(c.r, group, model, &c.entry)
+	return err
 }
+
+// authorize asks the hook. What it returns, never nil, is called when the request has ended.
+func (h *handler) authorize(r *http.Request, group access.Group, model string, e *accesslog.Entry) (access.Caller, func(), error) {
+	e.Group = string(group)
+	if h.options.Authorize == nil {
+		return access.Caller{}, nothing, nil
+	}
+	caller, done, err := h.options.Authorize(r.Header.Get, group, model)
+	e.Caller = caller.Name
+	return caller, done, err
+}
+
+func nothing() {}
 
 // reserve takes memory from the bound on all requests.
 func (h *handler) reserve(n int64) error {

@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	"github.com/dhowfleet/dhow/agent/access"
+	"github.com/dhowfleet/dhow/agent/accesslog"
 	"github.com/dhowfleet/dhow/agent/openinference/classification"
 	"github.com/dhowfleet/dhow/agent/serving"
 	syncv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/sync/v1"
@@ -25,14 +26,15 @@ func (h *handler) modelInfer(ctx context.Context, m *received) (*unary, error) {
 			return answered[unary](c, nil, err)
 		}
 	}
-	role, err := h.answer(ctx, c.r, m.exchange, &c.entry)
+	role, done, err := h.answer(ctx, c.r, m.exchange, &c.entry)
+	c.done = done
 	if version := m.response.version; version != "" {
 		header := c.w.Header()
 		header[headerVersion] = []string{version}
 		header[headerVariant] = variantNames[min(int(role), len(variantNames)-1)]
 	}
 	if err == nil {
-		c.entry.Out = int64(m.response.size())
+		c.entry.BytesOut = int64(m.response.size())
 	}
 	return answered(c, &unary{&m.response}, err)
 }
@@ -50,33 +52,35 @@ var variantNames = [...][]string{
 }
 
 // answer decodes the request that is in x, runs it, and puts the answer into x, which names the model, its version and
-// the request's id, as far as they are known, beside an error too.
-func (h *handler) answer(ctx context.Context, r *http.Request, x *exchange, e *Entry) (role uint8, err error) {
+// the request's id, as far as they are known, beside an error too. done, never nil, is called when it has been sent.
+func (h *handler) answer(ctx context.Context, r *http.Request, x *exchange, e *accesslog.Entry) (role uint8, done func(), err error) {
 	q := &x.request
 	err = q.decode(x.message, func(n int64) error { return x.reserve(h, n) })
 	x.response.model, x.response.id = q.model, q.id
 	e.Model, e.ID = q.model, q.id
 	if err != nil {
-		return 0, err
+		return 0, nothing, err
 	}
-	if h.options.Authorize != nil {
-		if err := h.options.Authorize(r, access.Inference, q.model); err != nil {
-			return 0, err
-		}
+	caller, done, err := h.authorize(r, access.Inference, q.model, e)
+	if err != nil {
+		return 0, done, err
+	}
+	if q.priority == 0 {
+		q.priority = caller.Priority
 	}
 	res, err := h.table.Infer(ctx, serving.Request{
 		Model: q.model, Version: q.version, ID: q.id, Inputs: q.inputs, Outputs: q.names, Priority: q.priority, Timeout: q.timeout,
 	})
 	x.response.version = res.Version
 	e.Version, e.Queue = res.Version, res.Timing.Queue
-	if err != nil {
-		return res.Role, err
+	if err == nil {
+		err = h.classify(q, &res)
 	}
-	if err := h.classify(q, &res); err != nil {
-		return res.Role, err
+	if err != nil {
+		return res.Role, done, err
 	}
 	x.response.outputs = res.Outputs
-	return res.Role, x.reserve(h, int64(x.response.size()))
+	return res.Role, done, x.reserve(h, int64(x.response.size()))
 }
 
 // classify replaces the outputs of which the highest classes were asked for.

@@ -3,30 +3,13 @@ package grpcapi
 import (
 	"net/http"
 	"path"
-	"strings"
 	"time"
 
 	"connectrpc.com/connect"
-)
 
-// Entry is what is written of a request that has ended; nothing of what it held.
-type Entry struct {
-	Start    time.Time
-	Duration time.Duration
-	Queue    time.Duration // waiting, of Duration
-	Method   string        // such as ModelInfer
-	Protocol string        // "grpc", "grpcweb" or "connect"
-	Model    string        // "" where the request is about none
-	Version  string        // that answered
-	ID       string        // the request's own
-	// Code is "ok", the error's code in lower case as gRPC names it, or "unreadable" for what was no message.
-	Code string
-	In   int64 // bytes that were read
-	// Out is the size of the answer's tensors and what describes them, before compression; 0 for other methods.
-	Out int64
-	// Request has the headers; it is the server's again when the hook returns.
-	Request *http.Request
-}
+	"github.com/dhowfleet/dhow/agent/accesslog"
+	"github.com/dhowfleet/dhow/agent/tracing"
+)
 
 func codeName(err error) string {
 	if err == nil {
@@ -36,26 +19,22 @@ func codeName(err error) string {
 }
 
 // begin fills in what is known when a request comes.
-func (e *Entry) begin(r *http.Request) {
-	e.Request, e.Method, e.Start = r, path.Base(r.URL.Path), time.Now()
-	switch kind := r.Header.Get("Content-Type"); {
-	case strings.HasPrefix(kind, "application/grpc-web"):
-		e.Protocol = "grpcweb"
-	case strings.HasPrefix(kind, "application/grpc"):
-		e.Protocol = "grpc"
-	default:
-		e.Protocol = "connect"
+func begin(e *accesslog.Entry, r *http.Request) {
+	e.Protocol, e.Method, e.Time = "grpc", path.Base(r.URL.Path), time.Now()
+	if trace, ok := tracing.FromHeaders(r.Header["Traceparent"]); ok {
+		e.TraceID = trace.TraceID()
 	}
 }
 
-// record hands an entry to the log.
-func (h *handler) record(e *Entry) {
+// record hands an entry to the log. BytesOut is the size of an answer's tensors and what describes them, before it is
+// compressed, and 0 for methods without.
+func (h *handler) record(e *accesslog.Entry) {
 	if h.options.AccessLog == nil {
 		return
 	}
 	if e.Code == "" {
 		e.Code = "unreadable"
 	}
-	e.Duration = time.Since(e.Start)
-	h.options.AccessLog(*e)
+	e.Duration = time.Since(e.Time)
+	h.options.AccessLog(e)
 }

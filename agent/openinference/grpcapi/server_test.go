@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/http"
 	"reflect"
 	"slices"
 	"strings"
@@ -21,6 +20,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/dhowfleet/dhow/agent/access"
+	"github.com/dhowfleet/dhow/agent/accesslog"
 	"github.com/dhowfleet/dhow/agent/modelrepository"
 	"github.com/dhowfleet/dhow/agent/serving"
 	"github.com/dhowfleet/dhow/agent/statistics"
@@ -349,14 +349,15 @@ func TestWatchTellsChanges(t *testing.T) {
 func TestAuthorize(t *testing.T) {
 	var asked []string
 	var refusal error
+	var ended atomic.Int64
 	s := start(t, Options{
 		Repository: &repository{}, Statistics: func() []statistics.Snapshot { return nil },
-		Authorize: func(r *http.Request, group access.Group, model string) error {
-			if r.Header.Get("Triton-Grpc-Protocol-Key") != "k" {
-				return errors.New("the headers are not the request's")
+		Authorize: func(header func(string) string, group access.Group, model string) (access.Caller, func(), error) {
+			if header("Triton-Grpc-Protocol-Key") != "k" {
+				return access.Caller{}, nothing, errors.New("the headers are not the request's")
 			}
 			asked = append(asked, string(group)+" "+model)
-			return refusal
+			return access.Caller{}, func() { ended.Add(1) }, refusal
 		},
 	})
 	methods := map[string]struct{ message, want string }{
@@ -372,6 +373,7 @@ func TestAuthorize(t *testing.T) {
 	if len(methods) != len(s.handler.routes) {
 		t.Errorf("%d methods are tried, there are %d", len(methods), len(s.handler.routes))
 	}
+	tries := int64(0)
 	for method, c := range methods {
 		for code, refused := range map[string]*access.Error{
 			"16": {Kind: access.Unauthenticated, Message: "who are you"}, "7": {Kind: access.Forbidden, Message: "not you"},
@@ -389,6 +391,9 @@ func TestAuthorize(t *testing.T) {
 			if !slices.Equal(asked, []string{c.want}) {
 				t.Errorf("%s asked %q, want %q", method, asked, c.want)
 			}
+			if tries++; ended.Load() != tries {
+				t.Errorf("%s: %d of %d requests were said to have ended", method, ended.Load(), tries)
+			}
 		}
 	}
 	s.free()
@@ -396,17 +401,19 @@ func TestAuthorize(t *testing.T) {
 
 // TestAccessLog has a line for each request, on a stream for each message.
 func TestAccessLog(t *testing.T) {
-	entries := make(chan Entry, 10)
-	s := start(t, Options{AccessLog: func(e Entry) {
-		e.Request = nil
-		entries <- e
-	}})
+	entries := make(chan accesslog.Entry, 10)
+	s := start(t, Options{
+		AccessLog: func(e *accesslog.Entry) { entries <- *e },
+		Authorize: func(func(string) string, access.Group, string) (access.Caller, func(), error) {
+			return access.Caller{Name: "till"}, nothing, nil
+		},
+	})
 	next := func() string {
 		e := <-entries
-		if e.Start.IsZero() || e.Duration < 0 || e.Duration < e.Queue || e.In == 0 && e.Method != "ServerLive" {
+		if e.Time.IsZero() || e.Duration < 0 || e.Duration < e.Queue || e.BytesIn == 0 || e.Protocol != "grpc" {
 			t.Errorf("entry %+v", e)
 		}
-		return fmt.Sprintf("%s %s %s %s %s %s %v", e.Protocol, e.Method, e.Model, e.Version, e.ID, e.Code, e.Out > 0)
+		return fmt.Sprintf("%s %s %s %s %s %s %s %v", e.Method, e.Group, e.Caller, e.Model, e.Version, e.ID, e.Code, e.BytesOut > 0)
 	}
 	r := ask("m")
 	r.Id, r.ModelVersion = "i", "1"
@@ -424,8 +431,9 @@ func TestAccessLog(t *testing.T) {
 	st.CloseRequest()
 	st.Receive()
 	for _, want := range []string{
-		"grpc ModelInfer m 1 i ok true", "grpc ModelInfer m  i not_found false", "grpc ModelInfer    unreadable false", "grpcweb ModelReady m   ok false",
-		"grpc ModelStreamInfer m 1 i ok true", "grpc ModelStreamInfer m  i not_found false",
+		"ModelInfer inference till m 1 i ok true", "ModelInfer inference till m  i not_found false", "ModelInfer      unreadable false",
+		"ModelReady health till m   ok false",
+		"ModelStreamInfer inference till m 1 i ok true", "ModelStreamInfer inference till m  i not_found false",
 	} {
 		if got := next(); got != want {
 			t.Errorf("got %q, want %q", got, want)

@@ -8,14 +8,17 @@ import (
 	"runtime"
 
 	"connectrpc.com/connect"
+
+	"github.com/dhowfleet/dhow/agent/accesslog"
 )
 
 // pending is a request of a stream: computed by a goroutine of its own, answered in its turn.
 type pending struct {
 	*exchange
-	entry Entry
-	err   error
-	done  chan struct{} // closed when the exchange has the answer, or err is set
+	entry    accesslog.Entry
+	err      error
+	computed chan struct{} // closed when the exchange has the answer, or err is set
+	done     func()        // of Authorize
 }
 
 // modelStreamInfer answers the requests of a stream in their order. This goroutine reads; one writes; each request has
@@ -34,11 +37,12 @@ func (h *handler) modelStreamInfer(ctx context.Context, s *connect.BidiStream[re
 		defer close(written)
 		failed := false
 		for p := range queue {
-			<-p.done
+			<-p.computed
 			if !failed && h.send(s, p) != nil {
 				failed = true
 				cancel()
 			}
+			p.done()
 			p.end(h)
 		}
 	}()
@@ -61,10 +65,10 @@ func (h *handler) receive(ctx context.Context, c *call, s *connect.BidiStream[re
 			}
 			return err
 		}
-		p := &pending{exchange: m.exchange, done: make(chan struct{})}
+		p := &pending{exchange: m.exchange, computed: make(chan struct{}), done: nothing}
 		if h.options.AccessLog != nil {
-			p.entry.begin(c.r)
-			p.entry.In = c.body.taken
+			begin(&p.entry, c.r)
+			p.entry.BytesIn = c.body.taken
 		}
 		if p.exchange == nil {
 			p.exchange = exchanges.Get().(*exchange) // an empty message is a request without a model
@@ -80,15 +84,13 @@ func (h *handler) receive(ctx context.Context, c *call, s *connect.BidiStream[re
 		}
 		if err != nil {
 			p.err = err
-			close(p.done)
+			close(p.computed)
 			continue
 		}
 		go func() {
-			defer close(p.done)
+			defer close(p.computed)
 			defer h.recovered(p)
-			ctx, cancel := context.WithCancel(ctx) // ends with the message, for what is counted by it
-			defer cancel()
-			_, p.err = h.answer(ctx, c.r.WithContext(ctx), p.exchange, &p.entry)
+			_, p.done, p.err = h.answer(ctx, c.r, p.exchange, &p.entry)
 		}()
 	}
 }
@@ -114,7 +116,7 @@ func (h *handler) send(s *connect.BidiStream[received, streamed], p *pending) er
 		answer.message, p.entry.Code = err.Message(), err.Code().String()
 		p.response.outputs = nil
 	} else {
-		p.entry.Code, p.entry.Out = codeName(nil), int64(p.response.size())
+		p.entry.Code, p.entry.BytesOut = codeName(nil), int64(p.response.size())
 	}
 	err := s.Send(answer)
 	h.record(&p.entry)

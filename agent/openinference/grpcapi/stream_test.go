@@ -14,6 +14,7 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/dhowfleet/dhow/agent/access"
+	"github.com/dhowfleet/dhow/agent/serving"
 	"github.com/dhowfleet/dhow/models/tensor"
 	inferencepb "github.com/dhowfleet/dhow/protocol/gen/inference"
 )
@@ -88,10 +89,10 @@ func TestStreamBoundsWhatIsInFlight(t *testing.T) {
 	s := start(t, Options{})
 	var entered atomic.Int64
 	gate := make(chan struct{})
-	s.handler.options.Authorize = func(*http.Request, access.Group, string) error {
+	s.handler.options.Authorize = func(func(string) string, access.Group, string) (access.Caller, func(), error) {
 		entered.Add(1)
 		<-gate
-		return nil
+		return access.Caller{}, nothing, nil
 	}
 	st := s.ModelStreamInfer(t.Context())
 	const all = 3 * streamDepth
@@ -190,21 +191,26 @@ func TestStreamEndsForWhatIsNoMessage(t *testing.T) {
 	s.good()
 }
 
-// TestStreamIsAuthorizedByMessage, with a context that ends with each.
+// TestStreamIsAuthorizedByMessage, and each ends when it was answered.
 func TestStreamIsAuthorizedByMessage(t *testing.T) {
 	var over sync.WaitGroup
 	over.Add(2)
 	n := 0
-	s := start(t, Options{Authorize: func(r *http.Request, g access.Group, model string) error {
-		if g != access.Inference || model != "m" || r.Header.Get("Authorization") != "Bearer k" {
-			return errors.New("asked about something else")
+	s := start(t, Options{Authorize: func(header func(string) string, g access.Group, model string) (access.Caller, func(), error) {
+		if g != access.Inference || model != "m" || header("Authorization") != "Bearer k" {
+			return access.Caller{}, nothing, errors.New("asked about something else")
 		}
-		context.AfterFunc(r.Context(), over.Done)
 		if n++; n == 2 {
-			return &access.Error{Kind: access.QuotaExceeded, RetryAfter: time.Second, Message: "enough"}
+			return access.Caller{}, over.Done, &access.Error{Kind: access.QuotaExceeded, RetryAfter: time.Second, Message: "enough"}
+		}
+		return access.Caller{Name: "till", Priority: 5}, over.Done, nil
+	}})
+	s.echo.run = func(ctx context.Context, _ []tensor.Tensor) error {
+		if p := serving.PriorityOf(ctx); p != 5 {
+			return fmt.Errorf("priority is %d", p)
 		}
 		return nil
-	}})
+	}
 	st := s.ModelStreamInfer(t.Context())
 	st.RequestHeader().Set("Authorization", "Bearer k")
 	for _, want := range []string{"", "enough"} {
