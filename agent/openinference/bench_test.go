@@ -1,11 +1,13 @@
 package openinference
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"github.com/dhowfleet/dhow/agent/serving"
@@ -39,3 +41,21 @@ func BenchmarkInferBinary(b *testing.B) {
 		b.Fatal(w.header)
 	}
 }
+
+// again is a body that is read again and again.
+type again struct {
+	text string
+	at   int
+}
+
+func (a *again) Read(p []byte) (int, error) {
+	n := copy(p, a.text[a.at:])
+	if a.at += n; a.at == len(a.text) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+func (*again) Close() error { return nil }
+
+func reader(text string) *bufio.Reader { return bufio.NewReader(strings.NewReader(text)) }

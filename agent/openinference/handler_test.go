@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -307,6 +308,68 @@ func TestCompressedBodies(t *testing.T) {
 	s.want(s.do("POST", "/v2/models/m/infer", []byte(small), "Content-Encoding", "gzip"), 400, "not gzip")
 	s.want(s.do("POST", "/v2/models/m/infer", g.Bytes()[:g.Len()-4], "Content-Encoding", "gzip"), 400, "cannot read the body")
 	s.want(s.do("POST", "/v2/models/m/infer", []byte(small), "Content-Encoding", "br"), 415, `\"br\" is not known`)
+}
+
+// TestCompressedAnswers: the client gets what it takes, and the binary header counts the JSON as it was.
+func TestCompressedAnswers(t *testing.T) {
+	s := start(t, Options{})
+	ask := func(n int, accept string, binary bool) answer {
+		body := fmt.Sprintf(`{"inputs":[{"name":"x","shape":[%d],"datatype":"INT32","data":[%s7]}],"parameters":{"binary_data_output":%v}}`, n, strings.Repeat("7,", n-1), binary)
+		return s.do("POST", "/v2/models/m/infer", []byte(body), "Accept-Encoding", accept)
+	}
+	plain := func(a answer) []byte {
+		t.Helper()
+		var z io.Reader = bytes.NewReader(a.body)
+		var err error
+		switch a.header.Get("Content-Encoding") {
+		case "gzip":
+			z, err = gzip.NewReader(z)
+		case "deflate":
+			z, err = zlib.NewReader(z)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := io.ReadAll(z)
+		if err != nil || a.header.Get("Content-Length") != strconv.Itoa(len(a.body)) {
+			t.Fatal(err, a.header)
+		}
+		return out
+	}
+	for accept, want := range map[string]string{
+		"gzip": "gzip", "deflate": "deflate", "gzip, deflate, br": "gzip", "gzip;q=0.2, deflate;q=0.9": "deflate", "GZIP": "gzip",
+		"identity": "", "br": "", "gzip;q=0": "", "gzip;q=x": "", "gzip;q=NaN": "",
+	} {
+		for _, binary := range []bool{false, true} {
+			a := ask(1000, accept, binary)
+			if got := a.header.Get("Content-Encoding"); a.status != 200 || got != want || a.header.Get("Vary") != "Accept-Encoding" {
+				t.Errorf("%q is answered with %q: %d %v", accept, got, a.status, a.header)
+			}
+			out := plain(a)
+			if !binary {
+				s.want(answer{200, a.header, out}, a.status, strings.Repeat("7,", 999)+"7]}]}")
+				continue
+			}
+			n, err := strconv.Atoi(a.header.Get(headerLength))
+			if err != nil || n > len(out) || !json.Valid(out[:n]) || len(out)-n != 4000 {
+				t.Errorf("%v: %d bytes", a.header, len(out))
+			}
+		}
+	}
+	if a := ask(10, "gzip", false); a.header.Get("Content-Encoding") != "" {
+		t.Errorf("a small answer is compressed: %v", a.header)
+	}
+	// What does not shrink is sent as it is, whether that shows at once or in the end.
+	for _, n := range []int{3000, 300_000} {
+		noise := make([]byte, n)
+		_, _ = rand.NewChaCha8([32]byte{}).Read(noise)
+		head := fmt.Sprintf(`{"inputs":[{"name":"x","shape":[%d],"datatype":"UINT8","parameters":{"binary_data_size":%d}}],"parameters":{"binary_data_output":true}}`, n, n)
+		a := s.do("POST", "/v2/models/m/infer", append([]byte(head), noise...), headerLength, strconv.Itoa(len(head)), "Accept-Encoding", "gzip")
+		if a.header.Get("Content-Encoding") != "" && len(a.body) > n || !bytes.HasSuffix(plain(a), noise) {
+			t.Errorf("%d bytes of noise became %d, %v", n, len(a.body), a.header)
+		}
+	}
+	s.want(s.do("POST", "/v1/models/m:predict", []byte(`{"instances":[`+strings.Repeat("[1,2],", 500)+`[1,2]]}`), "Accept-Encoding", "deflate"), 200, "\x78")
 }
 
 func TestPagesFromElsewhereAreRefused(t *testing.T) {

@@ -83,6 +83,11 @@ func Parse(body []byte, specs []tensor.Spec, memory jsontensor.Memory) (*Request
 		if p.filled[i] == 0 {
 			return nil, inference.Inputf("input %q is missing", d.Name)
 		}
+		for l, size := range d.Shape {
+			if size < 0 { // lists were empty before it came to these
+				d.Shape[l] = 0
+			}
+		}
 		p.request.Inputs = append(p.request.Inputs, tensor.Tensor{Name: d.Name, Datatype: d.Datatype, Shape: d.Shape, Data: d.Data})
 	}
 	return &p.request, nil
@@ -168,16 +173,7 @@ var errLooked = fmt.Errorf("the first name was seen")
 func (p *parser) inputs() error {
 	whole := func(i int) error {
 		p.filled[i] = 1
-		d := &p.decoders[i]
-		if err := d.Value(0); err != nil {
-			return err
-		}
-		for l, size := range d.Shape {
-			if size < 0 { // nothing said how many there would be
-				d.Shape[l] = 0
-			}
-		}
-		return nil
+		return p.decoders[i].Value(0)
 	}
 	if p.Next() != '{' || len(p.specs) == 1 && p.wrapped() {
 		if len(p.specs) > 1 {
