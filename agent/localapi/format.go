@@ -55,6 +55,19 @@ func formatCount(n uint64) string {
 	return b.String()
 }
 
+// formatShort writes a number to two or three digits once it is long: 99,999, 120 k, 1.2 M.
+func formatShort(n uint64) string {
+	switch {
+	case n < 100_000:
+		return formatCount(n)
+	case n < 999_500:
+		return digits(float64(n)/1e3) + " k"
+	case n < 999_500_000:
+		return digits(float64(n)/1e6) + " M"
+	}
+	return digits(float64(n)/1e9) + " G"
+}
+
 func formatBytes(n uint64) string {
 	units := []string{"bytes", "KiB", "MiB", "GiB", "TiB"}
 	v, i := float64(n), 0

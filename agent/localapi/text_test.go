@@ -18,6 +18,7 @@ func TestNumbersAreWrittenForPeople(t *testing.T) {
 		"9.9 ms": formatSeconds(0.00994), "10 ms": formatSeconds(0.00996), "1.0 s": formatSeconds(0.9996), "1.4 s": formatSeconds(1.44), "1,000 s": formatSeconds(1000),
 		"0": formatRate(0), "0.02": formatRate(1.0 / 60), "0.5": formatRate(0.5), "1,240": formatRate(1240.3),
 		"12": formatCount(12), "1,234": formatCount(1234), "1,234,567": formatCount(1234567), "18,446,744,073,709,551,615": formatCount(math.MaxUint64),
+		"99,999": formatShort(99_999), "100 k": formatShort(100_000), "999 k": formatShort(999_499), "1.0 M": formatShort(999_500), "1.2 M": formatShort(1_203_441), "120 M": formatShort(120_000_000), "1.0 G": formatShort(999_500_000),
 		"0 bytes": formatBytes(0), "1,023 bytes": formatBytes(1023), "1.0 KiB": formatBytes(1024), "31 MiB": formatBytes(31 << 20), "4.5 GiB": formatBytes(9 << 29),
 		"0 s": formatAge(-time.Second), "59 s": formatAge(59 * time.Second), "1 min": formatAge(time.Minute), "5 min 7 s": formatAge(307 * time.Second), "3 h 2 min": formatAge(3*time.Hour + 2*time.Minute + 9*time.Second), "3 d 4 h": formatAge(76*time.Hour + time.Minute), "2 d": formatAge(48*time.Hour + time.Minute),
 		"0 %": formatPercent(0, 10), "< 0.1 %": formatPercent(1, 100_000), "0.5 %": formatPercent(1, 200), "25 %": formatPercent(1, 4), "99.9 %": formatPercent(99_999, 100_000), "100 %": formatPercent(7, 7),

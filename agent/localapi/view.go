@@ -2,7 +2,6 @@ package localapi
 
 import (
 	"fmt"
-	"html/template"
 	"slices"
 	"strings"
 	"time"
@@ -10,8 +9,6 @@ import (
 
 // view is what the page shows, in words.
 type view struct {
-	Style    template.CSS
-	Refresh  int
 	Title    string
 	Node     string
 	State    string // good, warn or bad: the colour of the whole
@@ -51,7 +48,7 @@ type card struct {
 }
 
 func newView(d Document, now time.Time) view {
-	v := view{Style: template.CSS(pageStyle), Refresh: refresh, Title: "Dhow", Version: fmt.Sprintf("dhow-agent %s, protocol %d", d.Version, d.Protocol), At: now.Format("2006-01-02 15:04:05 MST")}
+	v := view{Title: "Dhow", Version: fmt.Sprintf("dhow-agent %s, protocol %d", d.Version, d.Protocol), At: now.Format("2006-01-02 15:04:05 MST")}
 	v.Node = or(d.Uplink.Name, d.Uplink.Node)
 	if v.Node != "" {
 		v.Title = v.Node + " · Dhow"
@@ -172,10 +169,10 @@ func newCard(m Model, now time.Time) card {
 			{"p50", formatSeconds(s.Recent.P50Seconds), ""},
 			{"p95", formatSeconds(s.Recent.P95Seconds), ""},
 			{"p99", formatSeconds(s.Recent.P99Seconds), ""},
-			{"in flight", formatCount(uint64(max(s.Pending, 0))), ""},
+			{"in flight", formatShort(uint64(max(s.Pending, 0))), ""},
 			{"avg wait", formatSeconds(s.QueueSeconds), ""},
-			{"errors", formatCount(s.Errors), ""},
-			{"requests", formatCount(s.Requests), ""},
+			{"errors", formatShort(s.Errors), ""},
+			{"requests", formatShort(s.Requests), ""},
 		}
 		if b := s.averageBatch(); b >= 1.005 {
 			c.Figures = append(c.Figures, figure{"avg batch", digits(b), ""})
