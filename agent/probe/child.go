@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -28,6 +30,8 @@ const (
 	maxOpenFiles = 256
 	cacheFile    = 256 << 20 // the largest file of compiled WASM code
 	niceness     = 10
+	// mappedUnused is what a process maps without using it beside what it uses: stacks of threads, arenas of allocators.
+	mappedUnused = 256 << 20
 )
 
 // Main is the child: it reads a Request, tries the bundle, writes the answer, and returns the exit code. The process
@@ -72,6 +76,10 @@ func limit(r *Request) error {
 	if r.WasmCache != "" {
 		file = cacheFile
 	}
+	mapped := uint64(statusOf(os.Getpid(), "VmData:") + r.MemoryBytes + r.MemoryBytes/2 + mappedUnused)
+	if r.MemoryBytes <= 0 {
+		mapped = math.MaxUint64
+	}
 	for _, l := range []struct {
 		what string
 		id   int
@@ -81,6 +89,7 @@ func limit(r *Request) error {
 		{"processor time", syscall.RLIMIT_CPU, r.CPUSeconds},
 		{"file size", syscall.RLIMIT_FSIZE, file},
 		{"core dumps", syscall.RLIMIT_CORE, 0},
+		{"memory", syscall.RLIMIT_DATA, mapped},
 		{"open files", syscall.RLIMIT_NOFILE, maxOpenFiles},
 	} {
 		var now syscall.Rlimit
@@ -166,11 +175,24 @@ func (t *trial) loadFailure(err error) error {
 	case telemetry.Deadline:
 		return &failure{TimeLimit, fmt.Sprintf("%s was not loaded within %v", step, t.spec.Budgets.Load), err.Error()}
 	}
+	if hungry := t.starved(step, err); hungry != nil {
+		return hungry
+	}
 	var load *inference.LoadError
 	if errors.As(err, &load) { // says what is wrong with the file, and nothing else
 		return &failure{LoadFailed, load.Message, err.Error()}
 	}
 	return &failure{LoadFailed, step + " does not fit the bundle: " + unwrapped(err), err.Error()}
+}
+
+// starved returns the failure of a part that was refused memory, by how the runtimes put it; nil when it failed otherwise.
+func (t *trial) starved(step string, err error) error {
+	for _, words := range []string{"bad allocation", "bad_alloc", "Failed to allocate memory", "cannot allocate memory"} {
+		if strings.Contains(err.Error(), words) {
+			return &failure{MemoryLimit, fmt.Sprintf("%s asked for more memory than the budget of %s", step, bundle.FormatSize(t.request.MemoryBytes)), err.Error()}
+		}
+	}
+	return nil
 }
 
 func unwrapped(err error) string {
@@ -206,9 +228,10 @@ func (t *trial) measure(ctx context.Context, folder fs.FS) error {
 		if zeros == nil {
 			return nil
 		}
-		// Without samples there is no telling which requests the model must take: a refusal is no failure, a crash is one.
+		// Without samples there is no telling which requests the model must take: a refusal is no failure, a crash is one,
+		// and so is a lack of memory, which may have left undone what the runtime was to compute when it loaded the model.
 		if _, err := t.line.Infer(ctx, zeros, nil, nil); err != nil {
-			return nil //nolint:nilerr // see above
+			return t.starved(stepOf(err), err)
 		}
 		inputs = append(inputs, zeros)
 	}
@@ -241,6 +264,9 @@ func (t *trial) golden(ctx context.Context, g *bundle.Golden, budget time.Durati
 		}
 		return nil
 	}
+	if hungry := t.starved(stepOf(err), err); hungry != nil {
+		return hungry
+	}
 	var failed *pipeline.Error
 	if !errors.As(err, &failed) {
 		return &failure{GoldenMismatch, fmt.Sprintf("golden sample %s was not answered", g.Name), err.Error()}
@@ -254,6 +280,15 @@ func (t *trial) golden(ctx context.Context, g *bundle.Golden, budget time.Durati
 		return &failure{GoldenMismatch, fmt.Sprintf("golden sample %s was refused as a wrong request", g.Name), err.Error()}
 	}
 	return &failure{GoldenMismatch, fmt.Sprintf("%s failed on golden sample %s", failed.Step, g.Name), err.Error()}
+}
+
+// stepOf names the part that failed.
+func stepOf(err error) string {
+	var failed *pipeline.Error
+	if errors.As(err, &failed) && failed.Step != "" {
+		return failed.Step
+	}
+	return "the bundle"
 }
 
 // zeros makes a request of zeros, or nothing when an input holds bytes.

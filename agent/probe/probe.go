@@ -1,9 +1,11 @@
 // Package probe tries a bundle out in a process of its own before it may serve.
 //
 // Run starts a child, which checks the bundle's folder, loads it as the agent would, answers the golden samples, and
-// measures. The child limits itself (CPU time, file sizes, open files, no core dump) before it touches the bundle, and
-// runs below the agent's priority; Run watches its anonymous memory and the clock and ends it when a budget is spent,
-// so that a bundle that loops, swells or crashes the model runtime costs the agent nothing but a Result that says so.
+// measures. The child limits itself (memory, CPU time, file sizes, open files, no core dump) before it touches the
+// bundle, and runs below the agent's priority; Run watches its anonymous memory and the clock and ends it when a budget
+// is spent, so that a bundle that loops, swells or crashes the model runtime costs the agent nothing but a Result that
+// says so. The child's own limit on memory is on what it may have mapped, which is more than what it uses: it stops one
+// big step at once, where the watch would see it when it is done; the watch stops many small ones.
 //
 // What goes in is a Request as JSON on the child's standard input; what comes out is one line of JSON on its standard
 // output, bounded like its standard error. The child is Main, which a program calls under a verb of its own.
@@ -46,7 +48,7 @@ type Request struct {
 	Dir     string `json:"dir"`     // the bundle's folder
 	Variant string `json:"variant"` // "" is the bundle's default
 	// MemoryBytes of anonymous memory; 0 means the default budget of a bundle.
-	MemoryBytes int64 `json:"-"`
+	MemoryBytes int64 `json:"memoryBytes"`
 	// CPUSeconds of processor time; 0 means twice Wall.
 	CPUSeconds uint64 `json:"cpuSeconds"`
 	// Wall is how long it may take in all; 0 means two minutes.
@@ -82,7 +84,7 @@ type answer struct {
 const (
 	maxAnswer  = 64 << 10
 	maxStderr  = 16 << 10
-	watchEvery = 20 * time.Millisecond
+	watchEvery = 5 * time.Millisecond // memory fills at some megabytes a millisecond
 )
 
 // Run tries a bundle. The error is for what says nothing about the bundle: a child that cannot be started, a model
@@ -213,10 +215,22 @@ func (c *child) result() (Result, error) {
 		return failed(TimeLimit, "the bundle was not ready after %v", c.request.Wall)
 	case status.Signaled() && status.Signal() == syscall.SIGKILL && cpu >= time.Duration(c.request.CPUSeconds)*time.Second-time.Second/2:
 		return failed(TimeLimit, "the bundle took %d s of processor time without being ready", c.request.CPUSeconds)
+	case c.starved():
+		return failed(MemoryLimit, "the bundle asked for more memory than its budget of %s", bundle.FormatSize(c.request.MemoryBytes))
 	case status.Signaled() && status.Signal() == syscall.SIGKILL:
 		return failed(MemoryLimit, "the system ended the probe, most likely for lack of memory, while the bundle had %s", bundle.FormatSize(c.peak))
 	}
 	return failed(Crashed, "the bundle crashed the process that tried it (%s)", c.crash(status))
+}
+
+// starved is whether the process ended itself since it was refused memory, as the Go runtime and C++ put it.
+func (c *child) starved() bool {
+	for _, words := range []string{"runtime: out of memory", "cannot allocate memory", "std::bad_alloc"} {
+		if bytes.Contains(c.stderr.buf, []byte(words)) {
+			return true
+		}
+	}
+	return false
 }
 
 // crash names the signal of a crash. The Go runtime turns most of them into exit status 2 and a trace.
