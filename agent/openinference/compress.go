@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"compress/zlib"
+	"errors"
 	"io"
 	"net/http"
 	"strconv"
@@ -26,18 +27,26 @@ func decompress(r *http.Request) (io.Reader, error) {
 	case "gzip":
 		z, err := gzip.NewReader(r.Body)
 		if err != nil {
-			return nil, badRequest("the body is not gzip")
+			return nil, undecodable(err, "the body is not gzip")
 		}
 		return z, nil
 	case "deflate":
 		z, err := zlib.NewReader(r.Body)
 		if err != nil {
-			return nil, badRequest("the body is not deflate (zlib)")
+			return nil, undecodable(err, "the body is not deflate (zlib)")
 		}
 		return z, nil
 	default:
-		return nil, &apiError{status: http.StatusUnsupportedMediaType, message: "the body's encoding " + strconv.Quote(encoding) + " is not known; send it plain, or with gzip or deflate"}
+		return nil, &apiError{status: http.StatusUnsupportedMediaType, message: "the body's encoding " + strconv.Quote(shorten(encoding)) + " is not known; send it plain, or with gzip or deflate"}
 	}
+}
+
+// undecodable says why the beginning of a compressed body was of no use.
+func undecodable(err error, otherwise string) error {
+	if timeout := (interface{ Timeout() bool })(nil); errors.As(err, &timeout) {
+		return unreadable(err)
+	}
+	return badRequest("%s", otherwise)
 }
 
 // packer compresses answers; what is the same for gzip and zlib.

@@ -48,13 +48,18 @@ func shorten(text string) string {
 	return strings.ToValidUTF8(text[:maxEcho], "") + "..."
 }
 
+// maxText bounds the text of an error, whatever it repeats: names may be as long as a path or a body.
+const maxText = 900
+
 // classify returns the status of an error, its text, and after how many seconds trying again may help; 0 is never.
 func classify(err error) (status int, text string, retry int) {
 	var api *apiError
 	var refused *access.Error
 	var missing *serving.NotFoundError
 	var unlisted *modelrepository.NotFoundError
-	text = err.Error()
+	if text = err.Error(); len(text) > maxText {
+		text = strings.ToValidUTF8(text[:maxText], "") + "..."
+	}
 	switch {
 	case errors.As(err, &api):
 		if api.retry {

@@ -116,6 +116,9 @@ func (h *handler) readBody(x *exchange) (int, error) {
 	if announced > h.options.MaxBody {
 		return 0, h.tooLarge()
 	}
+	// Servers that have no deadlines, as in tests, read without one. What decompresses reads as soon as it is made.
+	control := http.NewResponseController(x.w)
+	_ = control.SetReadDeadline(time.Now().Add(h.options.BodyTimeout))
 	plain, err := decompress(x.r)
 	if err != nil {
 		return 0, err
@@ -123,9 +126,6 @@ func (h *handler) readBody(x *exchange) (int, error) {
 	if plain != x.r.Body {
 		announced = -1
 	}
-	// Servers that have no deadlines, as in tests, read without one.
-	control := http.NewResponseController(x.w)
-	_ = control.SetReadDeadline(time.Now().Add(h.options.BodyTimeout))
 	err = h.fill(x, plain, announced)
 	x.received = int64(x.body.Len())
 	if err != nil {
