@@ -12,6 +12,9 @@ import (
 	"time"
 )
 
+// unloaded is the reason of what was taken out by request or by a newer version, as Triton says it.
+const unloaded = "unloaded"
+
 // Index implements Controller.
 func (r *Repository) Index(_ context.Context, ready bool) ([]Entry, error) {
 	folders, err := r.names()
@@ -180,7 +183,7 @@ func (r *Repository) unload(m *model) <-chan struct{} {
 	m.fault = ""
 	for v, s := range m.states {
 		if s.state != Unloading {
-			m.states[v] = status{Unavailable, "unloaded"}
+			m.states[v] = status{Unavailable, unloaded}
 		}
 	}
 	r.mu.Unlock()
@@ -190,13 +193,17 @@ func (r *Repository) unload(m *model) <-chan struct{} {
 		return done
 	}
 	r.Logger.Info("a model is unloaded", "model", m.name)
-	return r.replace(m, gone, "unloaded")
+	return r.replace(m, gone, unloaded)
 }
 
 // replace makes the table serve what m has loaded in place of what is gone, which ends in the background.
 func (r *Repository) replace(m *model, gone []loaded, reason string) <-chan struct{} {
+	why := ""
+	if reason != unloaded {
+		why = reason
+	}
 	for _, l := range gone {
-		r.set(m, l.version, Unloading, "")
+		r.set(m, l.version, Unloading, why)
 	}
 	drain := r.Table.Set(m.name, m.variants())
 	for _, l := range m.loaded {

@@ -66,7 +66,7 @@ func (r *Repository) load(ctx context.Context, f *folder, chain []string) error 
 		return slices.ContainsFunc(next, func(n loaded) bool { return n.runner == l.runner })
 	})
 	m.loaded = next
-	r.replace(m, gone, "unloaded")
+	r.replace(m, gone, unloaded)
 	r.Logger.Info("a model is loaded", "model", m.name, "version", strconv.FormatInt(next[len(next)-1].version, 10), "versions", len(next))
 	return nil
 }

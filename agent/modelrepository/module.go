@@ -4,16 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
+	"io/fs"
+	"path/filepath"
 	"strconv"
-	"sync"
+	"strings"
 	"time"
 
-	"github.com/dhowfleet/dhow/agent/inference"
-	"github.com/dhowfleet/dhow/agent/statistics"
-	"github.com/dhowfleet/dhow/agent/telemetry"
+	"github.com/dhowfleet/dhow/agent/modelrepository/runner"
 	"github.com/dhowfleet/dhow/models/bundle"
-	"github.com/dhowfleet/dhow/models/tensor"
 	"github.com/dhowfleet/dhow/models/triton"
 	"github.com/dhowfleet/dhow/wasm/host"
 )
@@ -25,7 +23,8 @@ const (
 )
 
 // openModule opens a version that is a WASM module. Its parameters "timeout", such as "200ms", and "memory_bytes" are
-// the limits of one call.
+// the limits of one call; "configuration" is a file in the model's folder that the module is handed at its start;
+// "counters" and "features" list, with commas, the names of what it may emit.
 func (r *Repository) openModule(ctx context.Context, f *folder, v int64, c *triton.Config) (l loaded, err error) {
 	if r.Wasm == nil {
 		return l, errors.New("this server has no WASM runtime")
@@ -33,9 +32,20 @@ func (r *Repository) openModule(ctx context.Context, f *folder, v int64, c *trit
 	if err := c.Validate(); err != nil {
 		return l, err
 	}
-	limits, err := moduleLimits(c)
-	if err != nil {
+	o := host.Options{
+		Name: c.DefaultFile, Instances: c.Instances(), Counters: names(c, "counters"), Features: names(c, "features"),
+		Logger: r.Logger.With("model", f.name, "version", strconv.FormatInt(v, 10)),
+	}
+	if o.Limits, err = moduleLimits(c); err != nil {
 		return l, err
+	}
+	if name := c.Parameter("configuration"); name != "" {
+		if !fs.ValidPath(name) {
+			return l, fmt.Errorf("parameter configuration %q is no file in the model's folder", name)
+		}
+		if o.Configuration, err = readFile(filepath.Join(f.dir, filepath.FromSlash(name)), bundle.MaxLabelsBytes); err != nil {
+			return l, fmt.Errorf("cannot read the configuration %s: %w", name, err)
+		}
 	}
 	_, file, err := r.modelFile(f, v, c)
 	if err != nil {
@@ -49,17 +59,17 @@ func (r *Repository) openModule(ctx context.Context, f *folder, v int64, c *trit
 	if err != nil {
 		return l, err
 	}
-	m := &module{release: release}
-	m.inputs, m.outputs = c.Specs()
-	m.compiled, err = r.Wasm.Compile(ctx, code, host.Options{
-		Name: c.DefaultFile, Limits: limits, Instances: c.Instances(),
-		Logger: r.Logger.With("model", f.name, "version", strconv.FormatInt(v, 10)),
-	})
+	compiled, err := r.Wasm.Compile(ctx, code, o)
 	if err != nil {
 		release()
 		return l, fmt.Errorf("%s: %w", c.DefaultFile, err)
 	}
-	return loaded{runner: m, limit: c.Instances()}, nil
+	return loaded{runner: runner.NewModule(compiled, c, release), limit: c.Instances()}, nil
+}
+
+// names reads a parameter that lists names.
+func names(c *triton.Config, parameter string) []string {
+	return strings.FieldsFunc(c.Parameter(parameter), func(r rune) bool { return r == ',' || r == ' ' })
 }
 
 func moduleLimits(c *triton.Config) (host.Limits, error) {
@@ -76,88 +86,4 @@ func moduleLimits(c *triton.Config) (host.Limits, error) {
 		}
 	}
 	return l, nil
-}
-
-// module answers requests with a WASM module.
-type module struct {
-	compiled        *host.Module
-	inputs, outputs []tensor.Spec
-	release         func()
-	once            sync.Once
-}
-
-func (m *module) Inputs() []tensor.Spec  { return m.inputs }
-func (m *module) Outputs() []tensor.Spec { return m.outputs }
-
-// moduleError is a fault of a module, and not of the request.
-type moduleError struct {
-	code telemetry.Code
-	err  error
-}
-
-func (e *moduleError) Error() string        { return e.err.Error() }
-func (e *moduleError) Unwrap() error        { return e.err }
-func (e *moduleError) Code() telemetry.Code { return e.code }
-
-// Infer implements serving.Runner.
-func (m *module) Infer(ctx context.Context, in []tensor.Tensor, wanted []string, sink host.Sink) ([]tensor.Tensor, error) {
-	for _, w := range wanted {
-		if !slices.ContainsFunc(m.outputs, func(s tensor.Spec) bool { return s.Name == w }) {
-			return nil, inference.Inputf("the model has no output %q", w)
-		}
-	}
-	var order [8]int
-	if _, err := inference.Check(m.inputs, in, order[:0]); err != nil {
-		return nil, err
-	}
-	begun := time.Now()
-	out, err := m.compiled.Process(ctx, in, sink)
-	if err != nil {
-		return nil, failedModule(err)
-	}
-	if t := statistics.Of(ctx); t != nil {
-		t.Infer += time.Since(begun)
-		t.Rows, t.Executed = 1, 1
-	}
-	picked := make([]tensor.Tensor, 0, len(m.outputs))
-	for i := range m.outputs {
-		s := &m.outputs[i]
-		at := slices.IndexFunc(out, func(t tensor.Tensor) bool { return t.Name == s.Name })
-		if at < 0 {
-			return nil, &moduleError{telemetry.WasmError, fmt.Errorf("the module returned no tensor %q, which its configuration has", s.Name)}
-		}
-		if s.Accepts(&out[at]) != nil {
-			return nil, &moduleError{telemetry.WasmError, fmt.Errorf("the module returned %q as %s %v, its configuration has %s %v", s.Name, out[at].Datatype, out[at].Shape, s.Datatype, s.Shape)}
-		}
-		picked = append(picked, out[at])
-	}
-	if len(wanted) == 0 {
-		return picked, nil
-	}
-	asked := make([]tensor.Tensor, len(wanted))
-	for i, w := range wanted {
-		asked[i] = picked[slices.IndexFunc(picked, func(t tensor.Tensor) bool { return t.Name == w })]
-	}
-	return asked, nil
-}
-
-// failedModule says whose fault an error of a module is.
-func failedModule(err error) error {
-	var guest *host.GuestError
-	switch {
-	case errors.As(err, &guest) && guest.Input:
-		return inference.Inputf("%s", guest.Message)
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		return err
-	case errors.Is(err, host.ErrClosed):
-		return &moduleError{telemetry.Internal, err}
-	}
-	return &moduleError{telemetry.WasmError, err}
-}
-
-// Close implements serving.Runner.
-func (m *module) Close() error {
-	err := m.compiled.Close()
-	m.once.Do(m.release)
-	return err
 }

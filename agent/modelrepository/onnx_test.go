@@ -3,7 +3,6 @@ package modelrepository
 import (
 	"context"
 	"errors"
-	"math"
 	"reflect"
 	"strings"
 	"sync"
@@ -164,37 +163,3 @@ func TestAHostileFileDoesNotReachTheRuntime(t *testing.T) {
 		t.Error("the runtime was asked:", err)
 	}
 }
-
-func TestReshapesKeepWhatVaries(t *testing.T) {
-	r := reshape{from: []int64{-1, 2, -1}, to: []int64{1, -1, 2, -1, 1}}
-	got, ok := r.apply([]int64{5, 7, 2, 9}, true)
-	if !ok || !reflect.DeepEqual(got, []int64{5, 1, 7, 2, 9, 1}) {
-		t.Error(got, ok)
-	}
-	for _, shape := range [][]int64{{}, {5}, {5, 7, 3, 9}, {5, 7, 2, 9, 1}} {
-		if got, ok := r.apply(shape, true); ok {
-			t.Errorf("%v became %v", shape, got)
-		}
-	}
-}
-
-func TestNumbersOfSixteenBitsAreRead(t *testing.T) {
-	for _, c := range []struct {
-		bits byte2
-		want float64
-	}{
-		{byte2{0x00, 0x3c}, 1}, {byte2{0x00, 0xc0}, -2}, {byte2{0x01, 0x00}, 0x1p-24}, {byte2{0xff, 0x7b}, 65504}, {byte2{0x00, 0x7c}, math.Inf(1)},
-	} {
-		if got, ok := float(tensor.FP16, c.bits[:]); !ok || got != c.want {
-			t.Errorf("%x is %v, want %v", c.bits, got, c.want)
-		}
-	}
-	if x, _ := float(tensor.FP16, []byte{0x01, 0x7c}); !math.IsNaN(x) {
-		t.Error(x)
-	}
-	if x, _ := float(tensor.BF16, []byte{0x80, 0x3f}); x != 1 {
-		t.Error(x)
-	}
-}
-
-type byte2 [2]byte

@@ -14,6 +14,8 @@ import (
 
 	"github.com/dhowfleet/dhow/agent/batching"
 	"github.com/dhowfleet/dhow/agent/inference"
+	"github.com/dhowfleet/dhow/agent/modelrepository/invented"
+	"github.com/dhowfleet/dhow/agent/modelrepository/runner"
 	"github.com/dhowfleet/dhow/agent/serving"
 	"github.com/dhowfleet/dhow/models/bundle"
 	"github.com/dhowfleet/dhow/models/graph"
@@ -150,11 +152,10 @@ func (b *opening) open(ctx context.Context, file string, o inference.Options, co
 		shut()
 		return nil, err
 	}
-	n := &network{model: first, direct: first, places: b.r.Places, maxBatch: b.config.MaxBatchSize, lenient: b.done.MaxBatchSize, release: b.release}
-	n.describe(b.config)
+	n := runner.NetworkOptions{Config: b.config, Model: first, Direct: first, Places: b.r.Places, Lenient: b.done.MaxBatchSize, Release: b.release}
 	batches, wanted := batching.Configured(b.config)
 	if !wanted && copies == 1 {
-		return n, nil
+		return runner.NewNetwork(n), nil
 	}
 	if !wanted {
 		batches.MaxBatch = 1 // the copies are taken in turn
@@ -167,8 +168,8 @@ func (b *opening) open(ctx context.Context, file string, o inference.Options, co
 	}
 	batches.Priority = serving.PriorityOf
 	batches.Logger = b.r.Logger.With("model", b.f.name, "version", strconv.FormatInt(b.version, 10))
-	n.model, n.scheduled = batching.New(instances, batches), true
-	return n, nil
+	n.Model, n.Scheduled = batching.New(instances, batches), true
+	return runner.NewNetwork(n), nil
 }
 
 // batchable decides on batches that the configuration does not speak of: whether the first dimension is one of requests
@@ -177,17 +178,17 @@ func (b *opening) batchable(ctx context.Context, m inference.Model) error {
 	if !b.done.MaxBatchSize {
 		return nil
 	}
-	verdict := rowsApart(ctx, m)
+	verdict := invented.Rows(ctx, m)
 	logger := b.r.Logger.With("model", b.f.name, "version", strconv.FormatInt(b.version, 10))
 	switch verdict {
-	case apart:
+	case invented.Apart:
 		logger.Info("requests are joined to batches, since the model's first dimension is one; say max_batch_size to choose how many", "max_batch_size", b.config.MaxBatchSize)
-	case unknown:
+	case invented.Unknown:
 		logger.Info("requests are not joined to batches, since the model could not be tried with invented data; say dynamic_batching to join them")
 		if b.done.DynamicBatching {
 			b.config.DynamicBatching = nil
 		}
-	case mixed:
+	case invented.Mixed:
 		logger.Info("requests are not joined to batches, since rows of the model's first dimension depend on each other")
 		c, err := b.r.read(b.f, b.r.model(b.f.name).override, false)
 		if err != nil {

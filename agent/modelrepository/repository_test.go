@@ -3,9 +3,11 @@ package modelrepository
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -324,4 +326,50 @@ func TestUnloadWaitsForWhatRuns(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
+}
+
+// TestALoadUnderTrafficLosesNothing loads one version after the other, and between them ones that cannot be loaded,
+// while clients ask. Who names no version is always answered, and never by an older version than before.
+func TestALoadUnderTrafficLosesNothing(t *testing.T) {
+	ctx := context.Background()
+	b := newBench(t, Config{Mode: Explicit})
+	b.add("m", 1)
+	b.write("e/config.pbtxt", chain("m"))
+	b.load("e")
+	stop := make(chan struct{})
+	var clients sync.WaitGroup
+	for _, model := range []string{"m", "m", "e"} {
+		clients.Go(func() {
+			last := 0
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				added, by := b.ask(model, "")
+				if by == "" || added < last {
+					t.Errorf("%s was answered by version %q with %d after %d", model, by, added, last)
+					return
+				}
+				last = added
+			}
+		})
+	}
+	for v := 2; v <= 20; v++ {
+		if v%3 == 0 {
+			b.write(fmt.Sprintf("m/%d/model.onnx", v), "bad")
+			wants(t, b.repo.Load(ctx, "m", nil), "cannot load")
+			if err := os.RemoveAll(filepath.Join(b.dir, fmt.Sprintf("m/%d", v))); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		b.add("m", v)
+		b.load("m")
+	}
+	close(stop)
+	clients.Wait()
+	b.serves("m", "", 20)
+	b.serves("e", "", 20)
 }

@@ -10,7 +10,27 @@ import (
 	"time"
 
 	"github.com/dhowfleet/dhow/models/tensor"
+	"github.com/dhowfleet/dhow/models/triton/textformat"
 )
+
+// The pieces of a text.
+type (
+	value = textformat.Value
+	field = textformat.Field
+
+	// SyntaxError says what is wrong with a text and where.
+	SyntaxError = textformat.SyntaxError
+)
+
+const (
+	quoted  = textformat.Quoted
+	word    = textformat.Word
+	message = textformat.Message
+	list    = textformat.List
+)
+
+// MaxTextBytes bounds the text of a configuration.
+const MaxTextBytes = textformat.MaxBytes
 
 // Bounds of a configuration.
 const (
@@ -23,6 +43,7 @@ const (
 	MaxBatch      = 1 << 20
 	maxWait       = 24 * time.Hour
 	maxQueue      = 1 << 20
+	maxWarnings   = 100
 )
 
 // Warning names a key that has no effect here.
@@ -37,7 +58,7 @@ func (w Warning) String() string { return fmt.Sprintf("line %d: %s: %s", w.Line,
 // Parse reads the text of a config.pbtxt. An error is a *SyntaxError unless the text as a whole is too large. The
 // result is what the text says, which need not be complete or make sense together; Validate tells.
 func Parse(text []byte) (*Config, []Warning, error) {
-	v, err := read(text)
+	v, err := textformat.Read(text)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -61,7 +82,7 @@ type decoder struct {
 }
 
 func (d *decoder) failf(line int, format string, args ...any) error {
-	return failf(line, "%s: %s", strings.Join(d.path, "."), fmt.Sprintf(format, args...))
+	return textformat.Failf(line, "%s: %s", strings.Join(d.path, "."), fmt.Sprintf(format, args...))
 }
 
 func (d *decoder) warnf(line int, format string, args ...any) {
@@ -80,25 +101,25 @@ var many = map[string]bool{
 
 // fields visits those of a message. visit returns false for a field that it does not know, which becomes a warning.
 func (d *decoder) fields(v value, visit func(name string, v value) (bool, error)) error {
-	if v.kind != message {
-		return d.failf(v.line, "want a message in braces, not %s", v.kind)
+	if v.Kind != message {
+		return d.failf(v.Line, "want a message in braces, not %s", v.Kind)
 	}
 	seen := map[string]bool{}
-	for i := range v.fields {
-		f := &v.fields[i]
-		name := f.name
+	for i := range v.Fields {
+		f := &v.Fields[i]
+		name := f.Name
 		if d.json {
 			name = snake(name)
 		}
 		d.path = append(d.path, name)
-		known, err := visit(name, f.value)
+		known, err := visit(name, f.Value)
 		switch {
 		case err != nil:
 			return err
 		case !known:
-			d.warnf(f.line, "unknown key, which has no effect here")
+			d.warnf(f.Line, "unknown key, which has no effect here")
 		case seen[name] && !many[name]:
-			return d.failf(f.line, "it is said twice")
+			return d.failf(f.Line, "it is said twice")
 		}
 		seen[name] = true
 		d.path = d.path[:len(d.path)-1]
@@ -122,11 +143,11 @@ func snake(s string) string {
 
 // each visits the values of a field that may have several.
 func (d *decoder) each(v value, visit func(v value) error) error {
-	if v.kind != list {
+	if v.Kind != list {
 		return visit(v)
 	}
-	for i := range v.items {
-		if err := visit(v.items[i]); err != nil {
+	for i := range v.Items {
+		if err := visit(v.Items[i]); err != nil {
 			return err
 		}
 	}
@@ -135,10 +156,10 @@ func (d *decoder) each(v value, visit func(v value) error) error {
 
 // entries visits those of a map.
 func (d *decoder) entries(v value, visit func(key, v value) error) error {
-	if d.json && v.kind == message {
-		for i := range v.fields {
-			f := &v.fields[i]
-			if err := visit(value{line: f.line, kind: quoted, text: f.name}, f.value); err != nil {
+	if d.json && v.Kind == message {
+		for i := range v.Fields {
+			f := &v.Fields[i]
+			if err := visit(value{Line: f.Line, Kind: quoted, Text: f.Name}, f.Value); err != nil {
 				return err
 			}
 		}
@@ -160,10 +181,10 @@ func (d *decoder) entries(v value, visit func(key, v value) error) error {
 		switch {
 		case err != nil:
 			return err
-		case key.kind == 0:
-			return d.failf(v.line, "an entry has no key")
-		case val.kind == 0:
-			return d.failf(v.line, "an entry has no value")
+		case key.Kind == 0:
+			return d.failf(v.Line, "an entry has no key")
+		case val.Kind == 0:
+			return d.failf(v.Line, "an entry has no value")
 		}
 		return visit(key, val)
 	})
@@ -178,19 +199,19 @@ func (d *decoder) room(line, have, most int) error {
 }
 
 func (d *decoder) text(v value, into *string) error {
-	if v.kind != quoted {
-		return d.failf(v.line, "want a string in quotes, not %s", v.kind)
+	if v.Kind != quoted {
+		return d.failf(v.Line, "want a string in quotes, not %s", v.Kind)
 	}
-	*into = v.text
+	*into = v.Text
 	return nil
 }
 
 // integer reads one between least and most.
 func (d *decoder) integer(v value, least, most int64) (int64, error) {
-	if v.kind != word && !(d.json && v.kind == quoted) {
-		return 0, d.failf(v.line, "want a number, not %s", v.kind)
+	if v.Kind != word && !(d.json && v.Kind == quoted) {
+		return 0, d.failf(v.Line, "want a number, not %s", v.Kind)
 	}
-	s, base := strings.TrimPrefix(v.text, "-"), 10
+	s, base := strings.TrimPrefix(v.Text, "-"), 10
 	if rest, ok := strings.CutPrefix(strings.ToLower(s), "0x"); ok {
 		s, base = rest, 16
 	} else if len(s) > 1 && s[0] == '0' {
@@ -199,16 +220,16 @@ func (d *decoder) integer(v value, least, most int64) (int64, error) {
 	n, err := strconv.ParseUint(s, base, 64)
 	switch {
 	case errors.Is(err, strconv.ErrRange), err == nil && n > math.MaxInt64:
-		return 0, d.failf(v.line, "%s is outside of %d to %d", v.text, least, most)
+		return 0, d.failf(v.Line, "%s is outside of %d to %d", v.Text, least, most)
 	case err != nil:
-		return 0, d.failf(v.line, "%q is no whole number", v.text)
+		return 0, d.failf(v.Line, "%q is no whole number", v.Text)
 	}
 	i := int64(n)
-	if v.text[0] == '-' {
+	if v.Text[0] == '-' {
 		i = -i
 	}
 	if i < least || i > most {
-		return 0, d.failf(v.line, "%d is outside of %d to %d", i, least, most)
+		return 0, d.failf(v.Line, "%d is outside of %d to %d", i, least, most)
 	}
 	return i, nil
 }
@@ -232,8 +253,8 @@ func (d *decoder) microseconds(v value, into *time.Duration) error {
 }
 
 func (d *decoder) boolean(v value, into *bool) error {
-	if v.kind == word {
-		switch v.text {
+	if v.Kind == word {
+		switch v.Text {
 		case "true", "True", "t", "1":
 			*into = true
 			return nil
@@ -242,23 +263,23 @@ func (d *decoder) boolean(v value, into *bool) error {
 			return nil
 		}
 	}
-	return d.failf(v.line, "want true or false")
+	return d.failf(v.Line, "want true or false")
 }
 
 // enumeration reads one of names, by name or by its index.
 func (d *decoder) enumeration(v value, names []string, into *string) error {
-	if v.kind == word || d.json && v.kind == quoted {
-		if slices.Contains(names, v.text) {
-			*into = v.text
+	if v.Kind == word || d.json && v.Kind == quoted {
+		if slices.Contains(names, v.Text) {
+			*into = v.Text
 			return nil
 		}
-		if i, err := strconv.Atoi(v.text); err == nil && i >= 0 && i < len(names) {
+		if i, err := strconv.Atoi(v.Text); err == nil && i >= 0 && i < len(names) {
 			*into = names[i]
 			return nil
 		}
-		return d.failf(v.line, "%q is none of %s", v.text, strings.Join(names, ", "))
+		return d.failf(v.Line, "%q is none of %s", v.Text, strings.Join(names, ", "))
 	}
-	return d.failf(v.line, "want one of %s without quotes", strings.Join(names, ", "))
+	return d.failf(v.Line, "want one of %s without quotes", strings.Join(names, ", "))
 }
 
 // dims appends the dimensions of a field.
@@ -267,12 +288,12 @@ func (d *decoder) dims(v value, into []int64) ([]int64, error) {
 		into = []int64{}
 	}
 	err := d.each(v, func(v value) error {
-		if err := d.room(v.line, len(into), tensor.MaxRank); err != nil {
+		if err := d.room(v.Line, len(into), tensor.MaxRank); err != nil {
 			return err
 		}
 		n, err := d.integer(v, -1, math.MaxInt64)
 		if err == nil && n == 0 {
-			err = d.failf(v.line, "a dimension is 1 or more, or -1 where it varies")
+			err = d.failf(v.Line, "a dimension is 1 or more, or -1 where it varies")
 		}
 		into = append(into, n)
 		return err
@@ -283,7 +304,7 @@ func (d *decoder) dims(v value, into []int64) ([]int64, error) {
 // counts appends the numbers of a field.
 func (d *decoder) counts(v value, least, most int64, into []int) ([]int, error) {
 	err := d.each(v, func(v value) error {
-		if err := d.room(v.line, len(into), MaxSizes); err != nil {
+		if err := d.room(v.Line, len(into), MaxSizes); err != nil {
 			return err
 		}
 		n, err := d.integer(v, least, most)
@@ -299,7 +320,7 @@ func (d *decoder) pairs(v value, into *map[string]string) error {
 		if *into == nil {
 			*into = map[string]string{}
 		}
-		if err := d.room(v.line, len(*into), MaxTensors); err != nil {
+		if err := d.room(v.Line, len(*into), MaxTensors); err != nil {
 			return err
 		}
 		var k, s string
@@ -310,7 +331,7 @@ func (d *decoder) pairs(v value, into *map[string]string) error {
 			return err
 		}
 		if _, there := (*into)[k]; there {
-			return d.failf(key.line, "the key %q is said twice", k)
+			return d.failf(key.Line, "the key %q is said twice", k)
 		}
 		(*into)[k] = s
 		return nil
@@ -319,26 +340,26 @@ func (d *decoder) pairs(v value, into *map[string]string) error {
 
 // empty reports whether a value says nothing beyond the field's default.
 func empty(v value) bool {
-	switch v.kind {
+	switch v.Kind {
 	case list:
-		return len(v.items) == 0
+		return len(v.Items) == 0
 	case message:
-		return !slices.ContainsFunc(v.fields, func(f field) bool { return !empty(f.value) })
+		return !slices.ContainsFunc(v.Fields, func(f field) bool { return !empty(f.Value) })
 	}
-	return v.text == "" || v.text == "0" || v.text == "false" || v.text == "FORMAT_NONE" || v.text == "PRIORITY_DEFAULT"
+	return v.Text == "" || v.Text == "0" || v.Text == "false" || v.Text == "FORMAT_NONE" || v.Text == "PRIORITY_DEFAULT"
 }
 
 // ignored warns about a value with the reason why it has no effect, unless it is empty.
 func (d *decoder) ignored(v value, reason string) {
 	if !empty(v) {
-		d.warnf(v.line, "has no effect here: %s", reason)
+		d.warnf(v.Line, "has no effect here: %s", reason)
 	}
 }
 
 // refused is an error for what would change answers and cannot be done, unless the value is empty.
 func (d *decoder) refused(v value, reason string) error {
 	if !empty(v) {
-		return d.failf(v.line, "%s", reason)
+		return d.failf(v.Line, "%s", reason)
 	}
 	return nil
 }

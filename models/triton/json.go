@@ -1,132 +1,20 @@
 package triton
 
 import (
-	"bytes"
 	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
-	"strconv"
 	"time"
+
+	"github.com/dhowfleet/dhow/models/triton/textformat"
 )
 
 // ParseJSON reads a configuration in the form that MarshalJSON writes, as clients send to load a model. The bounds are
 // those of Parse.
 func ParseJSON(text []byte) (*Config, []Warning, error) {
-	if len(text) > MaxTextBytes {
-		return nil, nil, fmt.Errorf("the configuration has %d bytes, at most %d are allowed", len(text), MaxTextBytes)
-	}
-	r := &jsonReader{text: text, in: json.NewDecoder(bytes.NewReader(text)), line: 1}
-	r.in.UseNumber()
-	v, _, err := r.value(0)
-	if err == nil {
-		if _, end := r.in.Token(); !errors.Is(end, io.EOF) {
-			err = failf(r.lineNow(), "there is more after the configuration")
-		}
-	}
+	v, err := textformat.ReadJSON(text)
 	if err != nil {
 		return nil, nil, err
 	}
 	return decode(v, true)
-}
-
-// jsonReader turns JSON into the values that the text format gives.
-type jsonReader struct {
-	text   []byte
-	in     *json.Decoder
-	at     int64
-	line   int
-	values int
-}
-
-func (r *jsonReader) lineNow() int {
-	now := r.in.InputOffset()
-	r.line += bytes.Count(r.text[r.at:now], []byte("\n"))
-	r.at = now
-	return r.line
-}
-
-func (r *jsonReader) token() (json.Token, error) {
-	t, err := r.in.Token()
-	line := r.lineNow()
-	if err != nil {
-		return nil, failf(line, "the configuration is no JSON: %s", jsonReason(err))
-	}
-	if r.values++; r.values > maxValues {
-		return nil, failf(line, "the text has more than %d values", maxValues)
-	}
-	return t, nil
-}
-
-func jsonReason(err error) string {
-	var syntax *json.SyntaxError
-	if errors.As(err, &syntax) {
-		return syntax.Error()
-	}
-	return "it ends too early"
-}
-
-// value reads one; null is no value.
-func (r *jsonReader) value(depth int) (v value, null bool, err error) {
-	t, err := r.token()
-	v.line = r.line
-	if err != nil {
-		return v, false, err
-	}
-	switch t := t.(type) {
-	case string:
-		v.kind, v.text = quoted, t
-	case json.Number:
-		v.kind, v.text = word, t.String()
-	case bool:
-		v.kind, v.text = word, strconv.FormatBool(t)
-	case nil:
-		return v, true, nil
-	case json.Delim:
-		if depth >= MaxNesting {
-			return v, false, failf(r.line, "messages are nested deeper than %d", MaxNesting)
-		}
-		v.kind = message
-		if t == '[' {
-			v.kind, v.items = list, []value{}
-		}
-		err = r.inside(&v, depth)
-	}
-	return v, false, err
-}
-
-// inside reads an object or array up to its end.
-func (r *jsonReader) inside(v *value, depth int) error {
-	for r.in.More() {
-		f := field{}
-		if v.kind == message {
-			t, err := r.token()
-			if err != nil {
-				return err
-			}
-			name, ok := t.(string)
-			if !ok {
-				return failf(r.line, "the configuration is no JSON: want a key")
-			}
-			f.name, f.line = name, r.line
-		}
-		inner, null, err := r.value(depth + 1)
-		switch {
-		case err != nil:
-			return err
-		case null:
-			continue
-		case v.kind == list && inner.kind == list:
-			return failf(inner.line, "there is a list inside a list")
-		case v.kind == list:
-			v.items = append(v.items, inner)
-		default:
-			f.value = inner
-			v.fields = append(v.fields, f)
-		}
-	}
-	_, err := r.token()
-	return err
 }
 
 // The messages as JSON has them: names in snake case, numbers as numbers, and what is not set at its default where

@@ -85,14 +85,14 @@ func (d *decoder) unserved(name string, v value) (bool, error) {
 	case "optimization":
 		return true, d.optimization(v)
 	case "sequence_batching":
-		return true, d.failf(v.line, "models that keep state between requests cannot be served; remove it if the model does not need it")
+		return true, d.failf(v.Line, "models that keep state between requests cannot be served; remove it if the model does not need it")
 	case "model_transaction_policy":
 		return true, d.only(v, "decoupled", func(v value) error {
 			var decoupled bool
 			if err := d.boolean(v, &decoupled); err != nil || !decoupled {
 				return err
 			}
-			return d.failf(v.line, "models that answer a request more than once cannot be served")
+			return d.failf(v.Line, "models that answer a request more than once cannot be served")
 		})
 	case "batch_input", "batch_output":
 		return true, d.refused(v, "tensors made from the batch cannot be served")
@@ -143,7 +143,7 @@ func (d *decoder) optimization(v value) error {
 }
 
 func (d *decoder) input(c *Config, v value) error {
-	if err := d.room(v.line, len(c.Inputs), MaxTensors); err != nil {
+	if err := d.room(v.Line, len(c.Inputs), MaxTensors); err != nil {
 		return err
 	}
 	var in Input
@@ -164,7 +164,7 @@ func (d *decoder) input(c *Config, v value) error {
 }
 
 func (d *decoder) output(c *Config, v value) error {
-	if err := d.room(v.line, len(c.Outputs), MaxTensors); err != nil {
+	if err := d.room(v.Line, len(c.Outputs), MaxTensors); err != nil {
 		return err
 	}
 	var out Output
@@ -185,7 +185,7 @@ func (d *decoder) tensor(name string, v value, into, datatype *string, dims *[]i
 		err = d.text(v, into)
 	case "data_type":
 		if err = d.enumeration(v, dataTypes, datatype); err == nil && *datatype == "TYPE_INVALID" {
-			err = d.failf(v.line, "TYPE_INVALID is no type")
+			err = d.failf(v.Line, "TYPE_INVALID is no type")
 		}
 	case "dims":
 		*dims, err = d.dims(v, *dims)
@@ -222,7 +222,7 @@ func (d *decoder) versionPolicy(p *VersionPolicy, v value) error {
 		case "specific":
 			return true, d.only(v, "versions", func(v value) error {
 				return d.each(v, func(v value) error {
-					if err := d.room(v.line, len(p.Specific), MaxSizes); err != nil {
+					if err := d.room(v.Line, len(p.Specific), MaxSizes); err != nil {
 						return err
 					}
 					n, err := d.integer(v, 1, math.MaxInt64)
@@ -235,10 +235,10 @@ func (d *decoder) versionPolicy(p *VersionPolicy, v value) error {
 		return false, nil
 	})
 	if err == nil && choices > 1 {
-		err = d.failf(v.line, "it is one of latest, all and specific")
+		err = d.failf(v.Line, "it is one of latest, all and specific")
 	}
 	if err == nil && choices == 1 && !p.All && p.Latest == 0 && len(p.Specific) == 0 {
-		err = d.failf(v.line, "specific names no version")
+		err = d.failf(v.Line, "specific names no version")
 	}
 	return err
 }

@@ -21,7 +21,7 @@ func (d *decoder) dynamicBatching(b *DynamicBatching, v value) error {
 			err = d.queuePolicy(&b.QueuePolicy, v)
 		case "priority_queue_policy":
 			err = d.entries(v, func(key, v value) error {
-				if err := d.room(v.line, len(b.PriorityPolicies), MaxSizes); err != nil {
+				if err := d.room(v.Line, len(b.PriorityPolicies), MaxSizes); err != nil {
 					return err
 				}
 				level, err := d.integer(key, 1, math.MaxInt64)
@@ -29,7 +29,7 @@ func (d *decoder) dynamicBatching(b *DynamicBatching, v value) error {
 					return err
 				}
 				if _, there := b.PriorityPolicies[uint64(level)]; there {
-					return d.failf(key.line, "the level %d is said twice", level)
+					return d.failf(key.Line, "the level %d is said twice", level)
 				}
 				var p QueuePolicy
 				if err := d.queuePolicy(&p, v); err != nil {
@@ -69,7 +69,7 @@ func (d *decoder) queuePolicy(p *QueuePolicy, v value) error {
 }
 
 func (d *decoder) instanceGroup(c *Config, v value) error {
-	if err := d.room(v.line, len(c.InstanceGroups), MaxSizes); err != nil {
+	if err := d.room(v.Line, len(c.InstanceGroups), MaxSizes); err != nil {
 		return err
 	}
 	var g InstanceGroup
@@ -79,7 +79,7 @@ func (d *decoder) instanceGroup(c *Config, v value) error {
 			err = d.text(v, &g.Name)
 		case "kind":
 			if err = d.enumeration(v, instanceKinds, &g.Kind); err == nil && g.Kind == "KIND_MODEL" {
-				d.warnf(v.line, "no backend here places instances by itself; KIND_AUTO is taken")
+				d.warnf(v.Line, "no backend here places instances by itself; KIND_AUTO is taken")
 				g.Kind = "KIND_AUTO"
 			}
 		case "count":
@@ -102,7 +102,7 @@ func (d *decoder) instanceGroup(c *Config, v value) error {
 }
 
 func (d *decoder) warmup(c *Config, v value) error {
-	if err := d.room(v.line, len(c.Warmup), MaxWarmups); err != nil {
+	if err := d.room(v.Line, len(c.Warmup), MaxWarmups); err != nil {
 		return err
 	}
 	var w Warmup
@@ -116,7 +116,7 @@ func (d *decoder) warmup(c *Config, v value) error {
 			err = d.count(v, 10_000, &w.Count)
 		case "inputs":
 			err = d.entries(v, func(key, v value) error {
-				if err := d.room(v.line, len(w.Inputs), MaxTensors); err != nil {
+				if err := d.room(v.Line, len(w.Inputs), MaxTensors); err != nil {
 					return err
 				}
 				var in WarmupInput
@@ -161,7 +161,7 @@ func (d *decoder) warmupInput(in *WarmupInput, v value) error {
 		}
 	}
 	if err == nil && choices != 1 {
-		err = d.failf(v.line, "input %q wants one of zero_data, random_data and input_data_file", in.Name)
+		err = d.failf(v.Line, "input %q wants one of zero_data, random_data and input_data_file", in.Name)
 	}
 	return err
 }
@@ -169,7 +169,7 @@ func (d *decoder) warmupInput(in *WarmupInput, v value) error {
 // parameters have a text each, inside a message of its own.
 func (d *decoder) parameters(c *Config, v value) error {
 	return d.entries(v, func(key, v value) error {
-		if err := d.room(v.line, len(c.Parameters), MaxParameters); err != nil {
+		if err := d.room(v.Line, len(c.Parameters), MaxParameters); err != nil {
 			return err
 		}
 		var p Parameter
@@ -178,7 +178,7 @@ func (d *decoder) parameters(c *Config, v value) error {
 		}
 		for _, have := range c.Parameters {
 			if have.Key == p.Key {
-				return d.failf(key.line, "the key %q is said twice", p.Key)
+				return d.failf(key.Line, "the key %q is said twice", p.Key)
 			}
 		}
 		err := d.only(v, "string_value", func(v value) error { return d.text(v, &p.Value) })
@@ -201,7 +201,7 @@ func (d *decoder) ensemble(c *Config, v value) error {
 }
 
 func (d *decoder) step(c *Config, v value) error {
-	if err := d.room(v.line, len(c.Ensemble), MaxSteps); err != nil {
+	if err := d.room(v.Line, len(c.Ensemble), MaxSteps); err != nil {
 		return err
 	}
 	s := EnsembleStep{ModelVersion: -1}

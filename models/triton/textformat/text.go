@@ -1,4 +1,8 @@
-package triton
+// Package textformat reads protocol buffers' text format, and the JSON of the same messages, into values that say where
+// they stand. It knows the syntax alone: which fields there are, and of what type, is for whoever visits the values.
+//
+// The package is pure. Sizes, counts and nesting are bounded; a Value belongs to the caller.
+package textformat
 
 import (
 	"fmt"
@@ -8,10 +12,9 @@ import (
 
 // Bounds of a text.
 const (
-	MaxTextBytes = 1 << 20
-	MaxNesting   = 32
-	maxValues    = 200_000
-	maxWarnings  = 100
+	MaxBytes   = 1 << 20
+	MaxNesting = 32
+	MaxValues  = 200_000
 )
 
 // SyntaxError says what is wrong with a text and where.
@@ -22,37 +25,41 @@ type SyntaxError struct {
 
 func (e *SyntaxError) Error() string { return fmt.Sprintf("line %d: %s", e.Line, e.Message) }
 
-func failf(line int, format string, args ...any) error {
+// Failf makes a *SyntaxError.
+func Failf(line int, format string, args ...any) error {
 	return &SyntaxError{line, fmt.Sprintf(format, args...)}
 }
 
-// kind of a value as it was written.
-type kind uint8
+// Kind of a value as it was written.
+type Kind uint8
+
+// The kinds.
 
 const (
-	quoted  kind = iota + 1 // a string, its escapes undone
-	word                    // a number, an enumeration's name, true or false
-	message                 // fields between braces
-	list                    // values between brackets
+	Quoted  Kind = iota + 1 // a string, its escapes undone
+	Word                    // a number, an enumeration's name, true or false
+	Message                 // fields between braces
+	List                    // values between brackets
 )
 
-func (k kind) String() string {
-	return [...]string{quoted: "a string", word: "a number or word", message: "a message", list: "a list"}[k]
+func (k Kind) String() string {
+	return [...]string{Quoted: "a string", Word: "a number or word", Message: "a message", List: "a list"}[k]
 }
 
-// value is a piece of a text that was read but not understood yet.
-type value struct {
-	line   int
-	kind   kind
-	text   string  // of quoted and word
-	fields []field // of message
-	items  []value // of list
+// Value is a piece of a text that was read but not understood yet.
+type Value struct {
+	Line   int
+	Kind   Kind
+	Text   string  // of Quoted and Word
+	Fields []Field // of Message
+	Items  []Value // of List
 }
 
-type field struct {
-	line  int
-	name  string
-	value value
+// Field is a name with a value. One that has several occurs several times, or has a List.
+type Field struct {
+	Line  int
+	Name  string
+	Value Value
 }
 
 // reader turns a text in protocol buffers' text format into a message value.
@@ -63,13 +70,14 @@ type reader struct {
 	values int
 }
 
-func read(text []byte) (value, error) {
-	if len(text) > MaxTextBytes {
-		return value{}, fmt.Errorf("the text has %d bytes, at most %d are allowed", len(text), MaxTextBytes)
+// Read reads a text as the fields of one message. An error is a *SyntaxError unless the text as a whole is too large.
+func Read(text []byte) (Value, error) {
+	if len(text) > MaxBytes {
+		return Value{}, fmt.Errorf("the text has %d bytes, at most %d are allowed", len(text), MaxBytes)
 	}
 	r := &reader{text: strings.TrimPrefix(string(text), "\ufeff"), line: 1}
 	fields, err := r.message(0, 0)
-	return value{line: 1, kind: message, fields: fields}, err
+	return Value{Line: 1, Kind: Message, Fields: fields}, err
 }
 
 // space skips blanks and comments.
@@ -120,18 +128,18 @@ func (r *reader) found() string {
 }
 
 func (r *reader) count(line int) error {
-	if r.values++; r.values > maxValues {
-		return failf(line, "the text has more than %d values", maxValues)
+	if r.values++; r.values > MaxValues {
+		return Failf(line, "the text has more than %d values", MaxValues)
 	}
 	return nil
 }
 
 // message reads fields up to the closing character, or to the end of the text when that is 0.
-func (r *reader) message(closing byte, depth int) ([]field, error) {
+func (r *reader) message(closing byte, depth int) ([]Field, error) {
 	if depth > MaxNesting {
-		return nil, failf(r.line, "messages are nested deeper than %d", MaxNesting)
+		return nil, Failf(r.line, "messages are nested deeper than %d", MaxNesting)
 	}
-	var fields []field
+	var fields []Field
 	for {
 		c := r.peek()
 		switch {
@@ -141,30 +149,30 @@ func (r *reader) message(closing byte, depth int) ([]field, error) {
 			r.at++
 			return fields, nil
 		case c == '[':
-			return nil, failf(r.line, "extensions in brackets are not known here")
+			return nil, Failf(r.line, "extensions in brackets are not known here")
 		}
 		line, name := r.line, r.identifier()
 		if name == "" {
 			if closing != 0 {
-				return nil, failf(r.line, "want the name of a field or %q, but %s", closing, r.found())
+				return nil, Failf(r.line, "want the name of a field or %q, but %s", closing, r.found())
 			}
-			return nil, failf(r.line, "want the name of a field, but %s", r.found())
+			return nil, Failf(r.line, "want the name of a field, but %s", r.found())
 		}
 		colon := r.skip(':')
 		v, err := r.value(name, colon, depth)
 		if err != nil {
 			return nil, err
 		}
-		fields = append(fields, field{line: line, name: name, value: v})
+		fields = append(fields, Field{Line: line, Name: name, Value: v})
 		if !r.skip(',') {
 			r.skip(';')
 		}
 	}
 }
 
-func (r *reader) value(name string, colon bool, depth int) (value, error) {
+func (r *reader) value(name string, colon bool, depth int) (Value, error) {
 	c := r.peek()
-	v := value{line: r.line}
+	v := Value{Line: r.line}
 	if err := r.count(r.line); err != nil {
 		return v, err
 	}
@@ -176,40 +184,40 @@ func (r *reader) value(name string, colon bool, depth int) (value, error) {
 		if c == '<' {
 			closing = '>'
 		}
-		v.kind = message
-		v.fields, err = r.message(closing, depth+1)
+		v.Kind = Message
+		v.Fields, err = r.message(closing, depth+1)
 		return v, err
 	case c == '[':
 		r.at++
-		v.kind = list
-		v.items, err = r.list(name, colon, depth)
+		v.Kind = List
+		v.Items, err = r.list(name, colon, depth)
 		return v, err
 	case !colon:
-		return v, failf(r.line, "want ':' and a value after %q, but %s", name, r.found())
+		return v, Failf(r.line, "want ':' and a value after %q, but %s", name, r.found())
 	case c == '"' || c == '\'':
-		v.kind = quoted
-		v.text, err = r.quoted()
+		v.Kind = Quoted
+		v.Text, err = r.quoted()
 		return v, err
 	}
-	v.kind = word
+	v.Kind = Word
 	if r.skip('-') {
 		r.space()
-		v.text = "-"
+		v.Text = "-"
 	}
 	start := r.at
 	for r.at < len(r.text) && isWord(r.text[r.at], r.text[start:r.at]) {
 		r.at++
 	}
 	if r.at == start {
-		return v, failf(r.line, "want a value for %q, but %s", name, r.found())
+		return v, Failf(r.line, "want a value for %q, but %s", name, r.found())
 	}
-	v.text += r.text[start:r.at]
+	v.Text += r.text[start:r.at]
 	return v, nil
 }
 
 // list reads values up to the bracket; name is for messages.
-func (r *reader) list(name string, colon bool, depth int) ([]value, error) {
-	items := []value{}
+func (r *reader) list(name string, colon bool, depth int) ([]Value, error) {
+	items := []Value{}
 	if r.skip(']') {
 		return items, nil
 	}
@@ -218,15 +226,15 @@ func (r *reader) list(name string, colon bool, depth int) ([]value, error) {
 		if err != nil {
 			return nil, err
 		}
-		if v.kind == list {
-			return nil, failf(v.line, "%q has a list inside a list", name)
+		if v.Kind == List {
+			return nil, Failf(v.Line, "%q has a list inside a list", name)
 		}
 		items = append(items, v)
 		switch {
 		case r.skip(']'):
 			return items, nil
 		case !r.skip(','):
-			return nil, failf(r.line, "want ',' or ']' in the list %q, but %s", name, r.found())
+			return nil, Failf(r.line, "want ',' or ']' in the list %q, but %s", name, r.found())
 		}
 	}
 }
@@ -266,7 +274,7 @@ func (r *reader) quoted() (string, error) {
 		}
 	}
 	if !utf8.Valid(out) {
-		return "", failf(line, "the string is no UTF-8 text")
+		return "", Failf(line, "the string is no UTF-8 text")
 	}
 	return string(out), nil
 }
@@ -280,7 +288,7 @@ func (r *reader) part(out []byte, quote byte) ([]byte, error) {
 			r.at++
 			return out, nil
 		case '\n':
-			return nil, failf(r.line, "the string is not closed")
+			return nil, Failf(r.line, "the string is not closed")
 		case '\\':
 			var err error
 			if out, err = r.escape(out); err != nil {
@@ -291,7 +299,7 @@ func (r *reader) part(out []byte, quote byte) ([]byte, error) {
 			r.at++
 		}
 	}
-	return nil, failf(r.line, "the string is not closed")
+	return nil, Failf(r.line, "the string is not closed")
 }
 
 // simple are the escapes of one letter and what they stand for.
@@ -300,7 +308,7 @@ const simple = "n\nr\rt\ta\ab\bf\fv\v\\\\??''\"\""
 func (r *reader) escape(out []byte) ([]byte, error) {
 	r.at++ // the backslash
 	if r.at == len(r.text) {
-		return nil, failf(r.line, "the string is not closed")
+		return nil, Failf(r.line, "the string is not closed")
 	}
 	c := r.text[r.at]
 	for i := 0; i < len(simple); i += 2 {
@@ -313,20 +321,20 @@ func (r *reader) escape(out []byte) ([]byte, error) {
 	case c >= '0' && c <= '7':
 		n, _ := r.digits(8, 1, 3)
 		if n > 255 {
-			return nil, failf(r.line, "the escape \\%o is no byte", n)
+			return nil, Failf(r.line, "the escape \\%o is no byte", n)
 		}
 		return append(out, byte(n)), nil
 	case c == 'x' || c == 'X':
 		r.at++
 		n, ok := r.digits(16, 1, 2)
 		if !ok {
-			return nil, failf(r.line, "\\x wants hexadecimal digits")
+			return nil, Failf(r.line, "\\x wants hexadecimal digits")
 		}
 		return append(out, byte(n)), nil
 	case c == 'u' || c == 'U':
 		return r.unicode(out, c)
 	}
-	return nil, failf(r.line, "the string has the unknown escape \\%c", c)
+	return nil, Failf(r.line, "the string has the unknown escape \\%c", c)
 }
 
 // unicode reads \uXXXX, where two halves of a surrogate pair make one, or \UXXXXXXXX.
@@ -345,7 +353,7 @@ func (r *reader) unicode(out []byte, c byte) ([]byte, error) {
 		}
 	}
 	if !ok || n > utf8.MaxRune || !utf8.ValidRune(rune(n)) {
-		return nil, failf(r.line, "\\%c wants the %d hexadecimal digits of a character", c, digits)
+		return nil, Failf(r.line, "\\%c wants the %d hexadecimal digits of a character", c, digits)
 	}
 	return utf8.AppendRune(out, rune(n)), nil
 }

@@ -1,4 +1,4 @@
-package modelrepository
+package runner
 
 import (
 	"context"
@@ -14,9 +14,9 @@ import (
 	"github.com/dhowfleet/dhow/wasm/host"
 )
 
-// network answers requests with an ONNX model, as its configuration describes it. It is a serving.Scheduler: when
+// Network answers requests with an ONNX model, as its configuration describes it. It is a serving.Scheduler: when
 // requests are joined, they wait for places in the batches and not in the table.
-type network struct {
+type Network struct {
 	model     inference.Model // the batches, or direct
 	direct    inference.Model
 	places    *serving.Places
@@ -34,9 +34,29 @@ type network struct {
 	once    sync.Once
 }
 
-// describe takes what clients see from the configuration.
-func (n *network) describe(c *triton.Config) {
-	n.maxBatch = c.MaxBatchSize
+// NetworkOptions are what a Network is made of.
+type NetworkOptions struct {
+	Config *triton.Config // complete and valid
+	// Model answers; it joins requests and takes places by itself when Scheduled is set. Direct is one instance without.
+	Model, Direct inference.Model
+	Scheduled     bool
+	Places        *serving.Places // for what goes past Model; may be nil
+	// Lenient lets requests past max_batch_size run by themselves.
+	Lenient bool
+	Release func() // called once after the model is closed
+}
+
+// NewNetwork describes a model as its configuration says.
+func NewNetwork(o NetworkOptions) *Network {
+	n := &Network{
+		model: o.Model, direct: o.Direct, places: o.Places, scheduled: o.Scheduled, lenient: o.Lenient, release: o.Release,
+		maxBatch: o.Config.MaxBatchSize,
+	}
+	n.describe(o.Config)
+	return n
+}
+
+func (n *Network) describe(c *triton.Config) {
 	n.inputs, n.outputs = c.Specs()
 	n.takes, n.gives = map[string]reshape{}, map[string]reshape{}
 	for i := range c.Inputs {
@@ -61,17 +81,20 @@ func (n *network) describe(c *triton.Config) {
 	})
 }
 
-func (n *network) Inputs() []tensor.Spec  { return n.inputs }
-func (n *network) Outputs() []tensor.Spec { return n.outputs }
+// Inputs are what a request must bring, as the configuration says.
+func (n *Network) Inputs() []tensor.Spec { return n.inputs }
+
+// Outputs are what an answer brings, as the configuration says.
+func (n *Network) Outputs() []tensor.Spec { return n.outputs }
 
 // Scheduled implements serving.Scheduler.
-func (n *network) Scheduled() bool { return n.scheduled }
+func (n *Network) Scheduled() bool { return n.scheduled }
 
 // Provider is the execution provider that the model runs on.
-func (n *network) Provider() string { return n.direct.Provider() }
+func (n *Network) Provider() string { return n.direct.Provider() }
 
 // Infer implements serving.Runner.
-func (n *network) Infer(ctx context.Context, in []tensor.Tensor, wanted []string, _ host.Sink) ([]tensor.Tensor, error) {
+func (n *Network) Infer(ctx context.Context, in []tensor.Tensor, wanted []string, _ host.Sink) ([]tensor.Tensor, error) {
 	for _, w := range wanted {
 		if !slices.Contains(n.names, w) {
 			return nil, inference.Inputf("the model has no output %q", w)
@@ -101,7 +124,7 @@ func (n *network) Infer(ctx context.Context, in []tensor.Tensor, wanted []string
 	return out, n.restore(out)
 }
 
-func (n *network) run(ctx context.Context, in []tensor.Tensor, wanted []string, rows int) ([]tensor.Tensor, error) {
+func (n *Network) run(ctx context.Context, in []tensor.Tensor, wanted []string, rows int) ([]tensor.Tensor, error) {
 	model := n.model
 	if n.scheduled && n.lenient && rows > n.maxBatch {
 		if n.places != nil {
@@ -121,7 +144,7 @@ func (n *network) run(ctx context.Context, in []tensor.Tensor, wanted []string, 
 }
 
 // rows wants the same batch in all inputs, and no larger one than was chosen.
-func (n *network) rows(in []tensor.Tensor, order []int) (int, error) {
+func (n *Network) rows(in []tensor.Tensor, order []int) (int, error) {
 	if n.maxBatch == 0 || len(order) == 0 {
 		return 1, nil
 	}
@@ -138,7 +161,7 @@ func (n *network) rows(in []tensor.Tensor, order []int) (int, error) {
 }
 
 // reshaped gives the inputs the shapes that the model takes.
-func (n *network) reshaped(in []tensor.Tensor) []tensor.Tensor {
+func (n *Network) reshaped(in []tensor.Tensor) []tensor.Tensor {
 	out := slices.Clone(in)
 	for i := range out {
 		if t, ok := n.takes[out[i].Name]; ok {
@@ -150,7 +173,7 @@ func (n *network) reshaped(in []tensor.Tensor) []tensor.Tensor {
 }
 
 // restore gives the outputs the shapes that clients see.
-func (n *network) restore(out []tensor.Tensor) error {
+func (n *Network) restore(out []tensor.Tensor) error {
 	for i := range out {
 		t, ok := n.gives[out[i].Name]
 		if !ok {
@@ -199,7 +222,7 @@ func (r reshape) apply(shape []int64, batch bool) ([]int64, bool) {
 }
 
 // Close implements serving.Runner.
-func (n *network) Close() error {
+func (n *Network) Close() error {
 	err := n.model.Close()
 	n.once.Do(n.release)
 	return err
