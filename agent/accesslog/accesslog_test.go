@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 )
 
@@ -288,6 +289,13 @@ func TestTheLogFollowsItsName(t *testing.T) {
 
 func TestALogThatCannotBeOpened(t *testing.T) {
 	if _, err := New(Options{Path: filepath.Join(t.TempDir(), "missing", "access.log")}); err == nil || !strings.Contains(err.Error(), "standard output") {
+		t.Error(err)
+	}
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := New(Options{Path: pipe}); err == nil || !strings.Contains(err.Error(), "is a pipe") {
 		t.Error(err)
 	}
 	var l *Log

@@ -1,6 +1,10 @@
 package accesslog
 
-import "os"
+import (
+	"fmt"
+	"io/fs"
+	"os"
+)
 
 // file is a log file that follows its name.
 type file struct {
@@ -9,6 +13,10 @@ type file struct {
 }
 
 func openFile(path string) (*file, error) {
+	// Opening a pipe waits until somebody reads it.
+	if info, err := os.Stat(path); err == nil && info.Mode()&fs.ModeNamedPipe != 0 {
+		return nil, fmt.Errorf("%s is a pipe", path)
+	}
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o640)
 	if err != nil {
 		return nil, err

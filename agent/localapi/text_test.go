@@ -10,6 +10,7 @@ import (
 
 	"github.com/dhowfleet/dhow/agent/statistics"
 	"github.com/dhowfleet/dhow/agent/telemetry"
+	syncv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/sync/v1"
 )
 
 func TestNumbersAreWrittenForPeople(t *testing.T) {
@@ -98,5 +99,23 @@ func TestModelsGetTheirCounters(t *testing.T) {
 	}
 	if !reflect.DeepEqual(s, want) {
 		t.Errorf("%+v, should be %+v", s, want)
+	}
+}
+
+func TestMachinesAreDescribed(t *testing.T) {
+	if Describe(nil) != nil {
+		t.Error("no machine is one")
+	}
+	hw := &syncv1.Hardware{
+		Os: "linux", Arch: "amd64", Kernel: "6.1", Cpu: &syncv1.Cpu{Model: "EPYC", LogicalCores: 4, PhysicalCores: 2, LimitCores: 1.5},
+		MemoryBytes: 16 << 30, MemoryLimitBytes: 4 << 30, DiskBytes: 100 << 30, DiskFreeBytes: 9 << 29,
+		Gpus: []*syncv1.Gpu{{Name: "H100", MemoryBytes: 80 << 30, DriverVersion: "570.1"}}, GpuNote: "GPU 1: lost",
+	}
+	want := "EPYC, 2 cores, 4 threads, of which the agent may use 1.5|16 GiB of memory, of which the agent may use 4.0 GiB|4.5 GiB free of 100 GiB on the disk of its data|H100, 80 GiB, driver 570.1|GPU 1: lost|linux/amd64, kernel 6.1"
+	if got := strings.Join(Describe(hw), "|"); got != want {
+		t.Errorf("%s", got)
+	}
+	if got := strings.Join(Describe(&syncv1.Hardware{Os: "linux", Arch: "arm64", Cpu: &syncv1.Cpu{LogicalCores: 4, PhysicalCores: 4}}), "|"); got != "4 cores|linux/arm64" {
+		t.Errorf("%s", got)
 	}
 }

@@ -222,6 +222,42 @@ func TestTheLastHourByMinute(t *testing.T) {
 	})
 }
 
+// TestNoRequestIsLostBetweenMinutes lets many requests end while minutes turn, and others look.
+func TestNoRequestIsLostBetweenMinutes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := New().Model("m", "1")
+		const workers, each = 8, 300
+		var wg sync.WaitGroup
+		for w := range workers {
+			wg.Go(func() {
+				for i := range each {
+					m.Begin()
+					code := telemetry.OK
+					if i%3 == 0 {
+						code = telemetry.Internal
+					}
+					m.End(code, time.Millisecond, nil)
+					if i%7 == w {
+						m.Snapshot()
+					}
+					time.Sleep(10 * time.Second)
+				}
+			})
+		}
+		wg.Wait()
+		var requests, errors uint64
+		minutes := m.Snapshot().Minutes
+		for _, minute := range minutes {
+			requests += minute.Requests
+			errors += minute.Errors
+		}
+		// 300 requests of each take 50 minutes.
+		if requests != workers*each || errors != workers*each/3 || len(minutes) != 51 {
+			t.Errorf("%d requests and %d errors in %d minutes", requests, errors, len(minutes))
+		}
+	})
+}
+
 func TestVersionsAreListedInOrder(t *testing.T) {
 	r := New()
 	for _, v := range []string{"10", "2", "beta", "1", "09"} {
