@@ -14,7 +14,6 @@ import (
 
 	"github.com/dhowfleet/dhow/agent/openinference"
 	"github.com/dhowfleet/dhow/models/tensor"
-	inferencepb "github.com/dhowfleet/dhow/protocol/gen/inference"
 )
 
 // discard is a response that goes nowhere.
@@ -73,33 +72,6 @@ func BenchmarkHandler(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		call()
-	}
-}
-
-func BenchmarkDecode(b *testing.B) {
-	r := ask("m")
-	x := tensor.FromFloat32("x", nil, make([]float32, 3*224*224))
-	r.Inputs[0].Shape, r.RawInputContents = []int64{3, 224, 224}, [][]byte{x.Data}
-	raw := unaryBody(b, r)[5:]
-	r.RawInputContents, r.Inputs[0].Contents = nil, &inferencepb.InferTensorContents{Fp32Contents: make([]float32, 3*224*224)}
-	floats := unaryBody(b, r)[5:]
-	r.Inputs[0].Datatype, r.Inputs[0].Contents = "UINT8", &inferencepb.InferTensorContents{UintContents: slices.Repeat([]uint32{7, 200}, 3*224*112)}
-	pixels := unaryBody(b, r)[5:]
-	for _, c := range []struct {
-		name    string
-		message []byte
-	}{{"raw FP32", raw}, {"typed FP32", floats}, {"typed UINT8", pixels}} {
-		b.Run(c.name, func(b *testing.B) {
-			b.ReportAllocs()
-			b.SetBytes(int64(len(c.message)))
-			var q request
-			for b.Loop() {
-				q.reset()
-				if err := q.decode(c.message, free); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
 	}
 }
 

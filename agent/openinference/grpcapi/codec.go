@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/dhowfleet/dhow/agent/openinference/grpcapi/wire"
 	inferencepb "github.com/dhowfleet/dhow/protocol/gen/inference"
 )
 
@@ -15,12 +16,12 @@ type received struct{ *exchange }
 
 // sent is an answer that writes itself.
 type sent interface {
-	size() int
-	append(b []byte) []byte
+	Size() int
+	Append(b []byte) []byte
 }
 
-// unary is a *response in the form that connect takes: it wants a pointer to a type of its own.
-type unary struct{ *response }
+// unary is a *wire.Response in the form that connect takes: it wants a pointer to a type of its own.
+type unary struct{ *wire.Response }
 
 var errNoMessage = errors.New("the message is of another method")
 
@@ -48,7 +49,7 @@ func (c codec) Marshal(message any) ([]byte, error) { return c.MarshalAppend(nil
 func (c codec) MarshalAppend(b []byte, message any) ([]byte, error) {
 	switch m := message.(type) {
 	case sent:
-		return m.append(slices.Grow(b, m.size())), nil
+		return m.Append(slices.Grow(b, m.Size())), nil
 	case proto.Message:
 		return proto.MarshalOptions{}.MarshalAppend(b, m)
 	}
@@ -96,14 +97,14 @@ func (c jsonCodec) Marshal(message any) ([]byte, error) {
 	switch m := message.(type) {
 	case *unary:
 		of = &inferencepb.ModelInferResponse{}
-	case *streamed:
+	case *wire.Streamed:
 		of = &inferencepb.ModelStreamInferResponse{}
 	case proto.Message:
 		return protojson.Marshal(m)
 	default:
 		return nil, errNoMessage
 	}
-	if err := proto.Unmarshal(message.(sent).append(nil), of); err != nil {
+	if err := proto.Unmarshal(message.(sent).Append(nil), of); err != nil {
 		return nil, err
 	}
 	return protojson.Marshal(of)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/dhowfleet/dhow/agent/access"
 	"github.com/dhowfleet/dhow/agent/modelrepository"
+	"github.com/dhowfleet/dhow/agent/openinference/grpcapi/wire"
 	"github.com/dhowfleet/dhow/agent/serving"
 	"github.com/dhowfleet/dhow/agent/telemetry"
 )
@@ -59,7 +60,7 @@ func coded(err error) *connect.Error {
 
 // sentence is an error's text alone, on one line and of a bounded length.
 func sentence(err error) error {
-	return errors.New(clip(strings.Join(strings.Fields(strings.ToValidUTF8(err.Error(), "\ufffd")), " "), maxSentence))
+	return errors.New(wire.Clip(strings.Join(strings.Fields(strings.ToValidUTF8(err.Error(), "\ufffd")), " "), maxSentence))
 }
 
 func refusal(r *access.Error) *connect.Error {

@@ -35,6 +35,7 @@ import (
 	"github.com/dhowfleet/dhow/agent/access"
 	"github.com/dhowfleet/dhow/agent/accesslog"
 	"github.com/dhowfleet/dhow/agent/modelrepository"
+	"github.com/dhowfleet/dhow/agent/openinference/grpcapi/wire"
 	"github.com/dhowfleet/dhow/agent/serving"
 	"github.com/dhowfleet/dhow/agent/statistics"
 	healthv1 "github.com/dhowfleet/dhow/protocol/gen/grpc/health/v1"
@@ -169,7 +170,7 @@ func route[Req, Res any](h *handler, options []connect.HandlerOption, procedure 
 		}
 		c := callOf(ctx)
 		c.body.late.Stop() // loading a model may take longer
-		c.entry.Model = clip(name, maxName)
+		c.entry.Model = wire.Clip(name, wire.MaxName)
 		var res *Res
 		err := c.authorize(group, name)
 		if err == nil {

@@ -7,6 +7,7 @@ import (
 	"github.com/dhowfleet/dhow/agent/access"
 	"github.com/dhowfleet/dhow/agent/accesslog"
 	"github.com/dhowfleet/dhow/agent/openinference/classification"
+	"github.com/dhowfleet/dhow/agent/openinference/grpcapi/wire"
 	"github.com/dhowfleet/dhow/agent/serving"
 	syncv1 "github.com/dhowfleet/dhow/protocol/gen/dhow/sync/v1"
 )
@@ -28,13 +29,13 @@ func (h *handler) modelInfer(ctx context.Context, m *received) (*unary, error) {
 	}
 	role, done, err := h.answer(ctx, c.r, m.exchange, &c.entry)
 	c.done = done
-	if version := m.response.version; version != "" {
+	if version := m.response.Version; version != "" {
 		header := c.w.Header()
 		header[headerVersion] = []string{version}
 		header[headerVariant] = variantNames[min(int(role), len(variantNames)-1)]
 	}
 	if err == nil {
-		c.entry.BytesOut = int64(m.response.size())
+		c.entry.BytesOut = int64(m.response.Size())
 	}
 	return answered(c, &unary{&m.response}, err)
 }
@@ -55,23 +56,23 @@ var variantNames = [...][]string{
 // the request's id, as far as they are known, beside an error too. done, never nil, is called when it has been sent.
 func (h *handler) answer(ctx context.Context, r *http.Request, x *exchange, e *accesslog.Entry) (role uint8, done func(), err error) {
 	q := &x.request
-	err = q.decode(x.message, func(n int64) error { return x.reserve(h, n) })
-	x.response.model, x.response.id = q.model, q.id
-	e.Model, e.ID = q.model, q.id
+	err = q.Decode(x.message, func(n int64) error { return x.reserve(h, n) })
+	x.response.Model, x.response.ID = q.Model, q.ID
+	e.Model, e.ID = q.Model, q.ID
 	if err != nil {
 		return 0, nothing, err
 	}
-	caller, done, err := h.authorize(r, access.Inference, q.model, e)
+	caller, done, err := h.authorize(r, access.Inference, q.Model, e)
 	if err != nil {
 		return 0, done, err
 	}
-	if q.priority == 0 {
-		q.priority = caller.Priority
+	if q.Priority == 0 {
+		q.Priority = caller.Priority
 	}
 	res, err := h.table.Infer(ctx, serving.Request{
-		Model: q.model, Version: q.version, ID: q.id, Inputs: q.inputs, Outputs: q.names, Priority: q.priority, Timeout: q.timeout,
+		Model: q.Model, Version: q.Version, ID: q.ID, Inputs: q.Inputs, Outputs: q.Outputs, Priority: q.Priority, Timeout: q.Timeout,
 	})
-	x.response.version = res.Version
+	x.response.Version = res.Version
 	e.Version, e.Queue = res.Version, res.Timing.Queue
 	if err == nil {
 		err = h.classify(q, &res)
@@ -79,26 +80,26 @@ func (h *handler) answer(ctx context.Context, r *http.Request, x *exchange, e *a
 	if err != nil {
 		return res.Role, done, err
 	}
-	x.response.outputs = res.Outputs
-	return res.Role, done, x.reserve(h, int64(x.response.size()))
+	x.response.Outputs = res.Outputs
+	return res.Role, done, x.reserve(h, int64(x.response.Size()))
 }
 
 // classify replaces the outputs of which the highest classes were asked for.
-func (h *handler) classify(q *request, res *serving.Response) error {
+func (h *handler) classify(q *wire.Request, res *serving.Response) error {
 	var info serving.Info
-	for i, classes := range q.classes {
+	for i, classes := range q.Classes {
 		if classes == 0 {
 			continue
 		}
 		if info.Name == "" {
 			var err error
-			if info, err = h.table.Lookup(q.model, res.Version); err != nil {
+			if info, err = h.table.Lookup(q.Model, res.Version); err != nil {
 				return err
 			}
 		}
 		for j := range res.Outputs {
 			t := &res.Outputs[j]
-			if t.Name != q.names[i] {
+			if t.Name != q.Outputs[i] {
 				continue
 			}
 			ranked, err := classification.Apply(*t, classes, batched(&info, t.Name), info.Labels[t.Name])

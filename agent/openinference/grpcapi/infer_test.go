@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/dhowfleet/dhow/agent/serving"
 	"github.com/dhowfleet/dhow/models/tensor"
@@ -107,33 +106,6 @@ func TestEveryDatatype(t *testing.T) {
 	}
 	s.free()
 }
-
-// TestTypedContentsAsOldEncodersWriteThem: elements one by one, and contents in several pieces, which are one message.
-func TestTypedContentsInPieces(t *testing.T) {
-	for _, v := range samples() {
-		if v.typed == nil {
-			continue
-		}
-		whole, err := proto.Marshal(v.typed)
-		if err != nil {
-			t.Fatal(err)
-		}
-		d, err := tensor.ParseDatatype(v.datatype)
-		if err != nil {
-			t.Fatal(err)
-		}
-		twice := tensor.Tensor{Name: "x", Datatype: d, Shape: []int64{2, 2}}
-		if err := fillTyped(&twice, append(slices.Clone(whole), whole...), free); err != nil || !bytes.Equal(twice.Data, append(slices.Clone(v.raw), v.raw...)) {
-			t.Errorf("%s: %v, %v", v.datatype, twice.Data, err)
-		}
-		single := tensor.Tensor{Name: "x", Datatype: d, Shape: []int64{2}}
-		if err := fillTyped(&single, unpack(t, whole), free); err != nil || !bytes.Equal(single.Data, v.raw) {
-			t.Errorf("%s unpacked: %v, %v", v.datatype, single.Data, err)
-		}
-	}
-}
-
-func free(int64) error { return nil }
 
 func TestShapesWithoutElementsAndWithoutDimensions(t *testing.T) {
 	s := start(t, Options{})

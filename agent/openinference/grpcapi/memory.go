@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+
+	"github.com/dhowfleet/dhow/agent/openinference/grpcapi/wire"
 )
 
 // Memory bounds what all requests in flight hold together.
@@ -174,8 +176,8 @@ func (h *handler) compression() connect.HandlerOption {
 // exchange is the memory of one inference, reused by later ones.
 type exchange struct {
 	message  []byte // the request as it came; names and data are views of it where they can be
-	request  request
-	response response
+	request  wire.Request
+	response wire.Response
 	reserved int64
 }
 
@@ -197,8 +199,8 @@ func (x *exchange) reserve(h *handler, n int64) error {
 func (x *exchange) end(h *handler) {
 	h.memory.Release(x.reserved)
 	x.reserved = 0
-	x.request.reset()
-	x.response.reset()
+	x.request.Reset()
+	x.response = wire.Response{}
 	if cap(x.message) > keepBuffer {
 		return
 	}

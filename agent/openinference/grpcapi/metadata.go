@@ -7,7 +7,9 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/dhowfleet/dhow/agent/inference"
 	"github.com/dhowfleet/dhow/agent/modelrepository"
+	"github.com/dhowfleet/dhow/agent/openinference/grpcapi/wire"
 	"github.com/dhowfleet/dhow/agent/serving"
 	"github.com/dhowfleet/dhow/agent/statistics"
 	"github.com/dhowfleet/dhow/models/tensor"
@@ -28,7 +30,7 @@ func (h *handler) serverReady(context.Context, *inferencepb.ServerReadyRequest) 
 // modelReady answers no, and not that there is none: clients ask until a model has come.
 func (h *handler) modelReady(_ context.Context, r *inferencepb.ModelReadyRequest) (*inferencepb.ModelReadyResponse, error) {
 	if r.GetName() == "" {
-		return nil, invalid("name is missing")
+		return nil, inference.Inputf("name is missing")
 	}
 	return &inferencepb.ModelReadyResponse{Ready: h.table.Has(r.GetName(), r.GetVersion()) == nil}, nil
 }
@@ -46,10 +48,10 @@ func (h *handler) serverMetadata(context.Context, *inferencepb.ServerMetadataReq
 
 func (h *handler) lookup(name, version string) (serving.Info, error) {
 	if name == "" {
-		return serving.Info{}, invalid("name is missing")
+		return serving.Info{}, inference.Inputf("name is missing")
 	}
-	if len(name) > maxName || len(version) > maxName {
-		return serving.Info{}, invalid("a name or version has more than %d bytes", maxName)
+	if len(name) > wire.MaxName || len(version) > wire.MaxName {
+		return serving.Info{}, inference.Inputf("a name or version has more than %d bytes", wire.MaxName)
 	}
 	return h.table.Lookup(name, version)
 }
@@ -85,7 +87,7 @@ func describe(specs []tensor.Spec) []*inferencepb.ModelMetadataResponse_TensorMe
 
 func (h *handler) modelStatistics(_ context.Context, r *inferencepb.ModelStatisticsRequest) (*inferencepb.ModelStatisticsResponse, error) {
 	if r.GetName() == "" && r.GetVersion() != "" {
-		return nil, invalid("a version is asked for, but no name of a model")
+		return nil, inference.Inputf("a version is asked for, but no name of a model")
 	}
 	if r.GetName() != "" {
 		if _, err := h.lookup(r.GetName(), r.GetVersion()); err != nil {
@@ -181,9 +183,9 @@ func (h *handler) controlled(repository, model string) error {
 	case repository != "":
 		return errOneRepository
 	case model == "":
-		return invalid("model_name is missing")
-	case len(model) > maxName:
-		return invalid("model_name has %d bytes, at most %d are allowed", len(model), maxName)
+		return inference.Inputf("model_name is missing")
+	case len(model) > wire.MaxName:
+		return inference.Inputf("model_name has %d bytes, at most %d are allowed", len(model), wire.MaxName)
 	case h.options.Repository == nil:
 		return modelrepository.ErrNotControlled
 	}

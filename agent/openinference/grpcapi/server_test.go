@@ -316,8 +316,8 @@ func TestHealthCheckAndReflection(t *testing.T) {
 // TestWatchTellsChanges, once each and within a second.
 func TestWatchTellsChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ready := false
-		h := &handler{options: Options{Ready: func() bool { return ready }}}
+		var ready atomic.Bool
+		h := &handler{options: Options{Ready: ready.Load}}
 		ctx, cancel := context.WithCancel(t.Context())
 		var got []int
 		ended := make(chan error)
@@ -329,7 +329,7 @@ func TestWatchTellsChanges(t *testing.T) {
 		}()
 		for range 3 {
 			time.Sleep(10 * time.Second)
-			ready = !ready
+			ready.Store(!ready.Load())
 			time.Sleep(watchEvery + 1)
 			synctest.Wait()
 		}

@@ -10,6 +10,7 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/dhowfleet/dhow/agent/accesslog"
+	"github.com/dhowfleet/dhow/agent/openinference/grpcapi/wire"
 )
 
 // pending is a request of a stream: computed by a goroutine of its own, answered in its turn.
@@ -23,7 +24,7 @@ type pending struct {
 
 // modelStreamInfer answers the requests of a stream in their order. This goroutine reads; one writes; each request has
 // one while it is computed. When the client leaves or cannot be written to, the context ends the requests in flight.
-func (h *handler) modelStreamInfer(ctx context.Context, s *connect.BidiStream[received, streamed]) error {
+func (h *handler) modelStreamInfer(ctx context.Context, s *connect.BidiStream[received, wire.Streamed]) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	c := callOf(ctx)
@@ -56,7 +57,7 @@ func (h *handler) modelStreamInfer(ctx context.Context, s *connect.BidiStream[re
 }
 
 // receive starts the requests of a stream until it ends.
-func (h *handler) receive(ctx context.Context, c *call, s *connect.BidiStream[received, streamed], queue chan<- *pending) error {
+func (h *handler) receive(ctx context.Context, c *call, s *connect.BidiStream[received, wire.Streamed], queue chan<- *pending) error {
 	for {
 		m, err := s.Receive()
 		if err != nil {
@@ -103,20 +104,20 @@ func (h *handler) recovered(p *pending) {
 	}
 	stack := make([]byte, 8<<10)
 	stack = stack[:runtime.Stack(stack, false)]
-	h.options.Logger.Error("answering a request panicked", "model", p.request.model, "panic", fmt.Sprint(cause), "stack", string(stack))
+	h.options.Logger.Error("answering a request panicked", "model", p.request.Model, "panic", fmt.Sprint(cause), "stack", string(stack))
 	p.err = connect.NewError(connect.CodeInternal, errPanicked)
 }
 
 // send writes the answer to a request.
-func (h *handler) send(s *connect.BidiStream[received, streamed], p *pending) error {
-	p.response.final = true
-	answer := &streamed{response: &p.response}
+func (h *handler) send(s *connect.BidiStream[received, wire.Streamed], p *pending) error {
+	p.response.Final = true
+	answer := &wire.Streamed{Response: &p.response}
 	if p.err != nil {
 		err := coded(p.err)
-		answer.message, p.entry.Code = err.Message(), err.Code().String()
-		p.response.outputs = nil
+		answer.Message, p.entry.Code = err.Message(), err.Code().String()
+		p.response.Outputs = nil
 	} else {
-		p.entry.Code, p.entry.BytesOut = codeName(nil), int64(p.response.size())
+		p.entry.Code, p.entry.BytesOut = codeName(nil), int64(p.response.Size())
 	}
 	err := s.Send(answer)
 	h.record(&p.entry)

@@ -1,4 +1,4 @@
-package grpcapi
+package wire
 
 import (
 	"bytes"
@@ -15,6 +15,42 @@ import (
 	"github.com/dhowfleet/dhow/models/tensor"
 	inferencepb "github.com/dhowfleet/dhow/protocol/gen/inference"
 )
+
+type contents = inferencepb.InferTensorContents
+
+// sample is a tensor of two elements, raw and, where there is one, typed.
+type sample struct {
+	datatype string
+	raw      []byte
+	typed    *contents
+}
+
+// samples has one for each datatype.
+func samples() []sample {
+	all := []sample{
+		{"BOOL", nil, &contents{BoolContents: []bool{true, false}}},
+		{"UINT8", nil, &contents{UintContents: []uint32{255, 0}}}, {"UINT16", nil, &contents{UintContents: []uint32{65535, 1}}},
+		{"UINT32", nil, &contents{UintContents: []uint32{math.MaxUint32, 1}}}, {"UINT64", nil, &contents{Uint64Contents: []uint64{math.MaxUint64, 1}}},
+		{"INT8", nil, &contents{IntContents: []int32{-128, 127}}}, {"INT16", nil, &contents{IntContents: []int32{-32768, 32767}}},
+		{"INT32", nil, &contents{IntContents: []int32{math.MinInt32, 7}}}, {"INT64", nil, &contents{Int64Contents: []int64{math.MinInt64, 7}}},
+		{"FP16", []byte{0, 0x3c, 0xff, 0xfb}, nil}, {"BF16", []byte{0x80, 0x3f, 0, 0}, nil},
+		{"FP32", nil, &contents{Fp32Contents: []float32{1.5, float32(math.Inf(-1))}}}, {"FP64", nil, &contents{Fp64Contents: []float64{1.5, math.MaxFloat64}}},
+		{"BYTES", nil, &contents{BytesContents: [][]byte{[]byte("é\x00"), {}}}},
+	}
+	for i := range all {
+		if all[i].typed != nil {
+			d, _ := tensor.ParseDatatype(all[i].datatype)
+			all[i].raw = expected(d, all[i].typed)
+		}
+	}
+	return all
+}
+
+func free(int64) error { return nil }
+
+func int64Param(v int64) *inferencepb.InferParameter {
+	return &inferencepb.InferParameter{ParameterChoice: &inferencepb.InferParameter_Int64Param{Int64Param: v}}
+}
 
 // unpack writes every packed field of contents as single elements.
 func unpack(t *testing.T, contents []byte) []byte {
@@ -51,12 +87,12 @@ func unpack(t *testing.T, contents []byte) []byte {
 }
 
 // same compares what decode made of a message with what the generated code makes of it.
-func same(t interface{ Fatalf(string, ...any) }, r *request, m *inferencepb.ModelInferRequest) {
-	if r.model != m.GetModelName() || r.version != m.GetModelVersion() || r.id != m.GetId() || len(r.inputs) != len(m.GetInputs()) || len(r.names) != len(m.GetOutputs()) {
+func same(t interface{ Fatalf(string, ...any) }, r *Request, m *inferencepb.ModelInferRequest) {
+	if r.Model != m.GetModelName() || r.Version != m.GetModelVersion() || r.ID != m.GetId() || len(r.Inputs) != len(m.GetInputs()) || len(r.Outputs) != len(m.GetOutputs()) {
 		t.Fatalf("decoded %+v, the message is %v", r, m)
 	}
 	for i, in := range m.GetInputs() {
-		got := &r.inputs[i]
+		got := &r.Inputs[i]
 		if got.Name != in.GetName() || got.Datatype.String() != in.GetDatatype() || !slices.Equal(got.Shape, in.GetShape()) {
 			t.Fatalf("input %d is %v, the message says %v", i, got, in)
 		}
@@ -80,8 +116,8 @@ func same(t interface{ Fatalf(string, ...any) }, r *request, m *inferencepb.Mode
 		}
 	}
 	for i, o := range m.GetOutputs() {
-		if r.names[i] != o.GetName() {
-			t.Fatalf("output %d is %q, the message says %q", i, r.names[i], o.GetName())
+		if r.Outputs[i] != o.GetName() {
+			t.Fatalf("output %d is %q, the message says %q", i, r.Outputs[i], o.GetName())
 		}
 	}
 }
@@ -149,9 +185,9 @@ func FuzzDecode(f *testing.F) {
 	}
 	f.Add([]byte("\x0a\x01m\x2a\x0f\x0a\x01x\x12\x05INT32\x1a\x01\x02\x2a\x02\x10\x01"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		var r request
+		var r Request
 		reserved := int64(0)
-		err := r.decode(b, func(n int64) error {
+		err := r.Decode(b, func(n int64) error {
 			reserved += n
 			return nil
 		})
@@ -196,8 +232,8 @@ func TestDecodeReadsWhatIsWritten(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var r request
-		err = r.decode(b, free)
+		var r Request
+		err = r.Decode(b, free)
 		if mixed := len(m.GetRawInputContents()) > 0 && len(m.GetRawInputContents()) < len(m.GetInputs()); mixed != (err != nil) {
 			t.Fatalf("mixed is %v, decode says %v", mixed, err)
 		}
@@ -211,30 +247,90 @@ func TestDecodeReadsWhatIsWritten(t *testing.T) {
 func TestAppendWritesWhatTheGeneratedCodeReads(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		text := rapid.StringN(0, 200, 800)
-		r := &response{model: text.Draw(t, "model"), version: text.Draw(t, "version"), id: text.Draw(t, "id"), final: rapid.Bool().Draw(t, "final")}
+		r := &Response{Model: text.Draw(t, "model"), Version: text.Draw(t, "version"), ID: text.Draw(t, "id"), Final: rapid.Bool().Draw(t, "final")}
 		for range rapid.IntRange(0, 3).Draw(t, "outputs") {
-			r.outputs = append(r.outputs, tensor.Tensor{
+			r.Outputs = append(r.Outputs, tensor.Tensor{
 				Name: text.Draw(t, "name"), Datatype: tensor.Datatype(rapid.IntRange(1, 14).Draw(t, "datatype")),
 				Shape: rapid.SliceOfN(rapid.Int64Range(0, 1<<62), 0, 16).Draw(t, "shape"), Data: rapid.SliceOf(rapid.Byte()).Draw(t, "data"),
 			})
 		}
-		s := &streamed{message: text.Draw(t, "message"), response: r}
-		b, err := codec{"proto"}.MarshalAppend([]byte("before"), s)
-		if err != nil || !bytes.HasPrefix(b, []byte("before")) || len(b) != 6+s.size() {
-			t.Fatalf("%d bytes, size says %d: %v", len(b), s.size(), err)
+		s := &Streamed{Message: text.Draw(t, "message"), Response: r}
+		b := s.Append([]byte("before"))
+		if !bytes.HasPrefix(b, []byte("before")) || len(b) != 6+s.Size() {
+			t.Fatalf("%d bytes, Size says %d", len(b), s.Size())
 		}
 		var m inferencepb.ModelStreamInferResponse
 		if err := proto.Unmarshal(b[6:], &m); err != nil {
 			t.Fatal(err)
 		}
 		got := m.GetInferResponse()
-		if m.GetErrorMessage() != s.message || got.GetModelName() != r.model || got.GetModelVersion() != r.version || got.GetId() != r.id || got.GetParameters()["triton_final_response"].GetBoolParam() != r.final || len(got.GetOutputs()) != len(r.outputs) {
+		if m.GetErrorMessage() != s.Message || got.GetModelName() != r.Model || got.GetModelVersion() != r.Version || got.GetId() != r.ID || got.GetParameters()["triton_final_response"].GetBoolParam() != r.Final || len(got.GetOutputs()) != len(r.Outputs) {
 			t.Fatalf("got %v", &m)
 		}
-		for i := range r.outputs {
-			if o := tensorOf(got, i); o.Name != r.outputs[i].Name || o.Datatype != r.outputs[i].Datatype || !slices.Equal(o.Shape, r.outputs[i].Shape) || !bytes.Equal(o.Data, r.outputs[i].Data) {
+		for i := range r.Outputs {
+			o, want := got.GetOutputs()[i], &r.Outputs[i]
+			if o.GetName() != want.Name || o.GetDatatype() != want.Datatype.String() || !slices.Equal(o.GetShape(), want.Shape) || !bytes.Equal(got.GetRawOutputContents()[i], want.Data) {
 				t.Fatalf("output %d is %v", i, o)
 			}
 		}
 	})
+}
+
+// TestTypedContentsInPieces: elements one by one, and contents in several pieces, which are one message.
+func TestTypedContentsInPieces(t *testing.T) {
+	for _, v := range samples() {
+		if v.typed == nil {
+			continue
+		}
+		whole, err := proto.Marshal(v.typed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := tensor.ParseDatatype(v.datatype)
+		if err != nil {
+			t.Fatal(err)
+		}
+		twice := tensor.Tensor{Name: "x", Datatype: d, Shape: []int64{2, 2}}
+		if err := fillTyped(&twice, append(slices.Clone(whole), whole...), free); err != nil || !bytes.Equal(twice.Data, append(slices.Clone(v.raw), v.raw...)) {
+			t.Errorf("%s: %v, %v", v.datatype, twice.Data, err)
+		}
+		single := tensor.Tensor{Name: "x", Datatype: d, Shape: []int64{2}}
+		if err := fillTyped(&single, unpack(t, whole), free); err != nil || !bytes.Equal(single.Data, v.raw) {
+			t.Errorf("%s unpacked: %v, %v", v.datatype, single.Data, err)
+		}
+	}
+}
+
+// BenchmarkDecode reads 3x224x224 elements.
+func BenchmarkDecode(b *testing.B) {
+	const n = 3 * 224 * 224
+	for _, c := range []struct {
+		name, datatype string
+		raw            []byte
+		typed          *inferencepb.InferTensorContents
+	}{
+		{"raw FP32", "FP32", make([]byte, 4*n), nil},
+		{"typed FP32", "FP32", nil, &inferencepb.InferTensorContents{Fp32Contents: make([]float32, n)}},
+		{"typed UINT8", "UINT8", nil, &inferencepb.InferTensorContents{UintContents: slices.Repeat([]uint32{7, 200}, n/2)}},
+	} {
+		m := &inferencepb.ModelInferRequest{ModelName: "m", Inputs: []*inferencepb.ModelInferRequest_InferInputTensor{{Name: "x", Datatype: c.datatype, Shape: []int64{n}, Contents: c.typed}}}
+		if c.raw != nil {
+			m.RawInputContents = [][]byte{c.raw}
+		}
+		message, err := proto.Marshal(m)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Run(c.name, func(b *testing.B) {
+			b.ReportAllocs()
+			b.SetBytes(int64(len(message)))
+			var r Request
+			for b.Loop() {
+				r.Reset()
+				if err := r.Decode(message, free); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
 }

@@ -1,4 +1,4 @@
-package grpcapi
+package wire
 
 import (
 	"math/bits"
@@ -8,14 +8,12 @@ import (
 	"github.com/dhowfleet/dhow/models/tensor"
 )
 
-// response is a ModelInferResponse. Outputs are copied only into the message that is sent.
-type response struct {
-	model, version, id string
-	outputs            []tensor.Tensor
-	final              bool // says that it is the request's last answer, which clients of streams look for
+// Response is a ModelInferResponse. Outputs are copied only into the message that is sent.
+type Response struct {
+	Model, Version, ID string
+	Outputs            []tensor.Tensor
+	Final              bool // says that it is the request's last answer, which clients of streams look for
 }
-
-func (r *response) reset() { *r = response{} }
 
 // finalParameter is parameters["triton_final_response"] = true.
 var finalParameter = func() []byte {
@@ -66,27 +64,28 @@ func sizeOutput(t *tensor.Tensor) int {
 	return n
 }
 
-// size is that of the whole message.
-func (r *response) size() int {
-	n := sizeText(r.model) + sizeText(r.version) + sizeText(r.id)
-	if r.final {
+// Size is the length of the message.
+func (r *Response) Size() int {
+	n := sizeText(r.Model) + sizeText(r.Version) + sizeText(r.ID)
+	if r.Final {
 		n += sizeField(len(finalParameter))
 	}
-	for i := range r.outputs {
-		n += sizeField(sizeOutput(&r.outputs[i])) + sizeField(len(r.outputs[i].Data))
+	for i := range r.Outputs {
+		n += sizeField(sizeOutput(&r.Outputs[i])) + sizeField(len(r.Outputs[i].Data))
 	}
 	return n
 }
 
-func (r *response) append(b []byte) []byte {
-	b = appendText(b, 1, r.model)
-	b = appendText(b, 2, r.version)
-	b = appendText(b, 3, r.id)
-	if r.final {
+// Append writes the message at the end of b.
+func (r *Response) Append(b []byte) []byte {
+	b = appendText(b, 1, r.Model)
+	b = appendText(b, 2, r.Version)
+	b = appendText(b, 3, r.ID)
+	if r.Final {
 		b = appendBytes(b, 4, finalParameter)
 	}
-	for i := range r.outputs {
-		t := &r.outputs[i]
+	for i := range r.Outputs {
+		t := &r.Outputs[i]
 		b = protowire.AppendTag(b, 5, protowire.BytesType)
 		b = protowire.AppendVarint(b, uint64(sizeOutput(t)))
 		b = appendText(b, 1, t.Name)
@@ -99,25 +98,27 @@ func (r *response) append(b []byte) []byte {
 			}
 		}
 	}
-	for i := range r.outputs {
-		b = appendBytes(b, 6, r.outputs[i].Data)
+	for i := range r.Outputs {
+		b = appendBytes(b, 6, r.Outputs[i].Data)
 	}
 	return b
 }
 
-// streamed is a ModelStreamInferResponse.
-type streamed struct {
-	message string
-	*response
+// Streamed is a ModelStreamInferResponse.
+type Streamed struct {
+	Message string // what went wrong; "" is nothing
+	*Response
 }
 
-func (s *streamed) size() int {
-	return sizeText(s.message) + sizeField(s.response.size())
+// Size is the length of the message.
+func (s *Streamed) Size() int {
+	return sizeText(s.Message) + sizeField(s.Response.Size())
 }
 
-func (s *streamed) append(b []byte) []byte {
-	b = appendText(b, 1, s.message)
+// Append writes the message at the end of b.
+func (s *Streamed) Append(b []byte) []byte {
+	b = appendText(b, 1, s.Message)
 	b = protowire.AppendTag(b, 2, protowire.BytesType)
-	b = protowire.AppendVarint(b, uint64(s.response.size()))
-	return s.response.append(b)
+	b = protowire.AppendVarint(b, uint64(s.Response.Size()))
+	return s.Response.Append(b)
 }

@@ -1,4 +1,14 @@
-package grpcapi
+// Package wire reads and writes the two messages of the Open Inference Protocol that hold tensors: ModelInferRequest and
+// ModelInferResponse, the latter also inside ModelStreamInferResponse.
+//
+// Generated code would copy each tensor out of a message and each into one; here a request's tensors are views of the
+// message wherever its form is the tensor's own, which raw inputs and packed floats are, and a response is appended to
+// the buffer that is sent. Everything else about the messages is as the generated code has it (protocol/gen/inference).
+//
+// A Request is read whole or refused with an *inference.InputError; counts, names and ranks are bounded, and memory is
+// asked for before a message grows by being read. Nothing blocks; a Request or Response belongs to its user and lives as
+// long as the message it was read from.
+package wire
 
 import (
 	"math"
@@ -13,32 +23,34 @@ import (
 )
 
 const (
-	maxTensors = 256  // inputs or outputs of one request
-	maxName    = 1024 // bytes of a name, version or id
+	maxTensors = 256 // inputs or outputs of one request
+	// MaxName bounds a name, version or id, in bytes.
+	MaxName = 1024
 )
 
-// request is a ModelInferRequest. Data is a view of the message where it can be; names are not, since they outlive it.
-type request struct {
-	model, version, id string
-	priority           uint64
-	timeout            time.Duration
-	inputs             []tensor.Tensor
-	contents           [][]byte // the typed contents of inputs, nil where there are none
-	raw                [][]byte
-	names              []string // of outputs
-	classes            []int    // how many of them; 0: the output as it is
-	shapes             []int64  // of all inputs, one after the other
+// Request is a ModelInferRequest. Data is a view of the message where it can be; names are not, since they outlive it.
+type Request struct {
+	Model, Version, ID string
+	Priority           uint64        // 1 is the most urgent one, 0 none
+	Timeout            time.Duration // 0: none
+	Inputs             []tensor.Tensor
+	Outputs            []string // that are asked for; none: all
+	Classes            []int    // of each of Outputs, how many of the highest; 0: the output as it is
+
+	contents [][]byte // the typed contents of inputs, nil where there are none
+	raw      [][]byte
+	shapes   []int64 // of all inputs, one after the other
 }
 
-// reset forgets a request but not its memory.
-func (r *request) reset() {
-	clear(r.inputs)
+// Reset forgets a request but not its memory.
+func (r *Request) Reset() {
+	clear(r.Inputs)
 	clear(r.contents)
 	clear(r.raw)
-	clear(r.names)
-	*r = request{
-		inputs: r.inputs[:0], contents: r.contents[:0], raw: r.raw[:0], names: r.names[:0],
-		classes: r.classes[:0], shapes: r.shapes[:0],
+	clear(r.Outputs)
+	*r = Request{
+		Inputs: r.Inputs[:0], contents: r.contents[:0], raw: r.raw[:0], Outputs: r.Outputs[:0],
+		Classes: r.Classes[:0], shapes: r.shapes[:0],
 	}
 }
 
@@ -84,8 +96,8 @@ func fields(message []byte, each func(number protowire.Number, kind protowire.Ty
 
 // text checks a string field.
 func text(what string, b []byte) (string, error) {
-	if len(b) > maxName {
-		return "", invalid("%s has %d bytes, at most %d are allowed", what, len(b), maxName)
+	if len(b) > MaxName {
+		return "", invalid("%s has %d bytes, at most %d are allowed", what, len(b), MaxName)
 	}
 	if !utf8.Valid(b) {
 		return "", invalid("%s is not UTF-8", what)
@@ -93,19 +105,19 @@ func text(what string, b []byte) (string, error) {
 	return string(b), nil
 }
 
-// decode reads a message into r, which is empty. reserve is asked before memory is taken for what the message grows by.
-func (r *request) decode(message []byte, reserve func(int64) error) error {
+// Decode reads a message into r, which is empty. reserve is asked before memory is taken for what the message grows by.
+func (r *Request) Decode(message []byte, reserve func(int64) error) error {
 	err := fields(message, func(number protowire.Number, kind protowire.Type, b []byte, _ uint64) (err error) {
 		if kind != protowire.BytesType {
 			return nil
 		}
 		switch number {
 		case 1:
-			r.model, err = text("model_name", b)
+			r.Model, err = text("model_name", b)
 		case 2:
-			r.version, err = text("model_version", b)
+			r.Version, err = text("model_version", b)
 		case 3:
-			r.id, err = text("id", b)
+			r.ID, err = text("id", b)
 		case 4:
 			return r.parameter(b)
 		case 5:
@@ -123,33 +135,33 @@ func (r *request) decode(message []byte, reserve func(int64) error) error {
 	if err != nil {
 		return err
 	}
-	if r.model == "" {
+	if r.Model == "" {
 		return invalid("model_name is missing")
 	}
 	return r.fill(reserve)
 }
 
 // fill gives the inputs their data.
-func (r *request) fill(reserve func(int64) error) error {
+func (r *Request) fill(reserve func(int64) error) error {
 	if len(r.raw) == 0 {
-		for i := range r.inputs {
-			if err := fillTyped(&r.inputs[i], r.contents[i], reserve); err != nil {
+		for i := range r.Inputs {
+			if err := fillTyped(&r.Inputs[i], r.contents[i], reserve); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
-	for i := range r.inputs {
+	for i := range r.Inputs {
 		if r.contents[i] != nil {
-			return invalid("input %q has contents beside raw_input_contents; send all inputs one way or all the other", r.inputs[i].Name)
+			return invalid("input %q has contents beside raw_input_contents; send all inputs one way or all the other", r.Inputs[i].Name)
 		}
 	}
-	if len(r.raw) != len(r.inputs) {
-		return invalid("the request has %d inputs and %d raw_input_contents; each input needs one, in the same order", len(r.inputs), len(r.raw))
+	if len(r.raw) != len(r.Inputs) {
+		return invalid("the request has %d inputs and %d raw_input_contents; each input needs one, in the same order", len(r.Inputs), len(r.raw))
 	}
-	for i := range r.inputs {
-		r.inputs[i].Data = r.raw[i]
-		if err := r.inputs[i].Validate(); err != nil {
+	for i := range r.Inputs {
+		r.Inputs[i].Data = r.raw[i]
+		if err := r.Inputs[i].Validate(); err != nil {
 			return invalid("%v", err)
 		}
 	}
@@ -210,7 +222,7 @@ func (v value) whole() (uint64, bool) {
 }
 
 // parameter reads one parameter of the request. Those that it does not know are for other servers, or a model's.
-func (r *request) parameter(b []byte) error {
+func (r *Request) parameter(b []byte) error {
 	key, v, err := entry(b)
 	if err != nil {
 		return err
@@ -222,13 +234,13 @@ func (r *request) parameter(b []byte) error {
 			return invalid("parameter %q is to be an integer that is not negative (int64_param or uint64_param)", key)
 		}
 		if key == "priority" {
-			r.priority = n
+			r.Priority = n
 			return nil
 		}
 		if n > math.MaxInt64/uint64(time.Microsecond) {
 			n = 0 // it does not shorten the model's own
 		}
-		r.timeout = time.Duration(n) * time.Microsecond
+		r.Timeout = time.Duration(n) * time.Microsecond
 	case "sequence_id", "sequence_start", "sequence_end":
 		if v.number != 0 || len(v.text) > 0 {
 			return invalid("parameter %q: models here keep no sequences; send each request by itself", key)
@@ -244,8 +256,8 @@ func isSharedMemory(key string) bool {
 }
 
 // input reads an InferInputTensor, but for its data.
-func (r *request) input(message []byte) error {
-	if len(r.inputs) == maxTensors {
+func (r *Request) input(message []byte) error {
+	if len(r.Inputs) == maxTensors {
 		return invalid("the request has more than %d inputs", maxTensors)
 	}
 	var t tensor.Tensor
@@ -309,7 +321,7 @@ func (r *request) input(message []byte) error {
 	if _, err := tensor.Elements(t.Shape); err != nil {
 		return invalid("input %q: %v", t.Name, err)
 	}
-	r.inputs, r.contents = append(r.inputs, t), append(r.contents, contents)
+	r.Inputs, r.contents = append(r.Inputs, t), append(r.contents, contents)
 	return nil
 }
 
@@ -319,12 +331,12 @@ func parseDatatype(b []byte) (tensor.Datatype, error) {
 			return d, nil
 		}
 	}
-	return tensor.Invalid, invalid("datatype %s is not one of the protocol's", strconv.Quote(clip(string(b[:min(len(b), 100)]), 40)))
+	return tensor.Invalid, invalid("datatype %s is not one of the protocol's", strconv.Quote(Clip(string(b[:min(len(b), 100)]), 40)))
 }
 
 // output reads an InferRequestedOutputTensor.
-func (r *request) output(message []byte) error {
-	if len(r.names) == maxTensors {
+func (r *Request) output(message []byte) error {
+	if len(r.Outputs) == maxTensors {
 		return invalid("the request asks for more than %d outputs", maxTensors)
 	}
 	name, classes, shared := "", 0, false
@@ -358,17 +370,17 @@ func (r *request) output(message []byte) error {
 	if shared {
 		return invalid(noSharedMemory, "output", name)
 	}
-	for _, n := range r.names {
+	for _, n := range r.Outputs {
 		if n == name {
 			return invalid("output %q is asked for twice", name)
 		}
 	}
-	r.names, r.classes = append(r.names, name), append(r.classes, classes)
+	r.Outputs, r.Classes = append(r.Outputs, name), append(r.Classes, classes)
 	return nil
 }
 
-// clip shortens what came from outside to about n bytes, for messages.
-func clip(s string, n int) string {
+// Clip shortens what came from outside to about n bytes, for messages.
+func Clip(s string, n int) string {
 	if len(s) <= n {
 		return s
 	}
