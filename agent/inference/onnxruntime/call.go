@@ -40,6 +40,9 @@ type call struct {
 	asked, before []int
 	written       [][]byte
 
+	size      int  // bytes of the inputs
+	shrinking bool // memory is given back after this call
+
 	mu      sync.Mutex
 	ctx     context.Context // of the running call, nil between calls
 	stopped bool
@@ -74,6 +77,9 @@ func (r *call) free() {
 
 // forget drops what the last request left behind.
 func (r *call) forget() {
+	if r.shrinking {
+		r.shrink(false)
+	}
 	r.pin.Unpin()
 	clear(r.written)
 	for i, b := range r.aligned {
@@ -93,10 +99,13 @@ func (r *call) run(ctx context.Context, in []tensor.Tensor, wanted []string) ([]
 		return nil, err
 	}
 	bound := r.bind()
+	if r.model.provider == cpuProvider && r.model.memory.note(r.size, bound == len(r.specs), time.Now) {
+		r.shrink(true)
+	}
 	r.start(ctx)
 	prepared := stamp(timing)
 	failed := C.dhow_run_call(r.model.raw, r.c) != 0
-	if failed && bound && ctx.Err() == nil {
+	if failed && bound > 0 && ctx.Err() == nil {
 		// Either the outputs have other shapes than foreseen, or it fails anyhow.
 		r.unbind()
 		if failed = C.dhow_run_call(r.model.raw, r.c) != 0; !failed {
@@ -107,7 +116,7 @@ func (r *call) run(ctx context.Context, in []tensor.Tensor, wanted []string) ([]
 	stopped := r.end()
 	runtime.KeepAlive(in)
 	if failed {
-		if stopped || bound {
+		if stopped || bound > 0 {
 			if err := ctx.Err(); err != nil {
 				return nil, err
 			}
@@ -146,7 +155,7 @@ func (r *call) setInputs(in []tensor.Tensor) error {
 		return err
 	}
 	r.same = r.learned
-	r.learned = false
+	r.learned, r.size = false, 0
 	for i, j := range r.order {
 		t, slot := &in[j], &r.in[i]
 		slot._type = elementTypes[t.Datatype]
@@ -157,6 +166,7 @@ func (r *call) setInputs(in []tensor.Tensor) error {
 			slot.shape[d] = C.int64_t(n)
 		}
 		slot.size = C.size_t(len(t.Data))
+		r.size += len(t.Data)
 		slot.source = 0
 		if len(t.Data) == 0 {
 			continue

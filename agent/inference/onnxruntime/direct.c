@@ -2,6 +2,7 @@
 #include "direct.h"
 
 #include <dlfcn.h>
+#include <malloc.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -309,3 +310,11 @@ static void ignore(void *status) {
 
 void dhow_run_stop(dhow_run *r) { ignore(FN(RunOptionsSetTerminate, void *)(r->options)); }
 void dhow_run_unstop(dhow_run *r) { ignore(FN(RunOptionsUnsetTerminate, void *)(r->options)); }
+
+void dhow_run_shrink(dhow_run *r, int on) {
+#ifdef __GLIBC__
+  // What the session gave back, the allocator of C may still keep.
+  if (!on) malloc_trim(0);
+#endif
+  ignore(FN(AddRunConfigEntry, void *, const char *, const char *)(r->options, "memory.enable_memory_arena_shrinkage", on ? "cpu:0" : ""));
+}

@@ -60,5 +60,8 @@ int dhow_run_call(void *session, dhow_run *r);
 void dhow_run_release(dhow_run *r);
 void dhow_run_stop(dhow_run *r);
 void dhow_run_unstop(dhow_run *r);
+// dhow_run_shrink sets whether the session gives memory that it does not use back to the system after this run;
+// turned off, the rest of the process does.
+void dhow_run_shrink(dhow_run *r, int on);
 
 #endif

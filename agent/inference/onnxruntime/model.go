@@ -55,6 +55,7 @@ type model struct {
 	outNames []*C.char
 	// unforeseen is set when outputs had other shapes than the last ones for inputs of the same shapes.
 	unforeseen atomic.Bool
+	memory     memory
 
 	// gate is held for reading by every call and for writing by Close.
 	gate   sync.RWMutex

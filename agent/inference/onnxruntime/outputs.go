@@ -14,11 +14,10 @@ import (
 
 // bind foresees the outputs: the same shapes in give the same shapes out, save for the few operators whose outputs depend
 // on values. The runtime then writes them where they will be handed out, which saves its own allocation and a copy: an
-// eighth of the smallest call, half of one that moves megabytes. It returns whether any is bound, so that the call is
-// made again without when it fails.
-func (r *call) bind() bool {
+// eighth of the smallest call, half of one that moves megabytes. It returns how many are bound: when there are any, a
+// call that fails is made again without.
+func (r *call) bind() (bound int) {
 	r.same = r.same && slices.Equal(r.asked, r.before)
-	bound := false
 	for i := range r.specs {
 		slot := &r.out[i]
 		slot.source = 0
@@ -30,7 +29,7 @@ func (r *call) bind() bool {
 		r.pin.Pin(&memory[0])
 		slot.source = C.uintptr_t(uintptr(unsafe.Pointer(&memory[0])))
 		r.written[i] = memory
-		bound = true
+		bound++
 	}
 	return bound
 }

@@ -34,6 +34,7 @@
 #define POS_ReleaseTypeInfo 98
 #define POS_GetAvailableProviders 125
 #define POS_ReleaseAvailableProviders 126
+#define POS_AddRunConfigEntry 165
 #define POS_GetResizedStringTensorElementBuffer 252
 #define POS_GetTensorSizeInBytes 318
 #define POS_TensorTypeAndShape_HasShape 390
