@@ -11,6 +11,7 @@ import (
 
 	"github.com/dhowfleet/dhow/agent/access"
 	"github.com/dhowfleet/dhow/agent/accesslog"
+	"github.com/dhowfleet/dhow/agent/openinference/conns"
 	"github.com/dhowfleet/dhow/models/tensor"
 )
 
@@ -225,6 +226,7 @@ func (x *exchange) write(status int) {
 	}
 	header["Content-Length"] = x.one(strconv.Itoa(length))
 	x.status, x.sent = status, int64(length)
+	conns.Hold(x.r)
 	x.w.WriteHeader(status)
 	for _, b := range x.parts {
 		if _, err := x.w.Write(b); err != nil {

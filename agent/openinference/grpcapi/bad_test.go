@@ -247,7 +247,7 @@ func TestBadBytes(t *testing.T) {
 		{"a name that is no UTF-8", "ModelInfer", framed([]byte{0x0a, 1, 0xff}), nil, 200, "3", "model_name is not UTF-8"},
 		{"an input that is cut off", "ModelInfer", framed([]byte{0x0a, 1, 'm', 0x2a, 1, 0x0a}), nil, 200, "3", "cut off, or not protobuf"},
 		{"too large", "ModelInfer", framed(make([]byte, 1<<17)), nil, 200, "8", "larger than"},
-		{"too large once inflated", "ModelInfer", zipped(make([]byte, 64<<20)), []string{"Grpc-Encoding", "gzip"}, 200, "8", "larger than 65536 bytes"},
+		{"too large once inflated", "ModelInfer", zipped(make([]byte, 8<<20)), []string{"Grpc-Encoding", "gzip"}, 200, "8", "larger than 65536 bytes"},
 		{"gzip that is none", "ModelInfer", "\x01" + framed(good)[1:], []string{"Grpc-Encoding", "gzip"}, 200, "3", "encoding"},
 		{"gzip that is cut off", "ModelInfer", func() string {
 			z := []byte(zipped(good))

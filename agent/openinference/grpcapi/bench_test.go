@@ -51,8 +51,8 @@ func direct(t testing.TB, elements int) func() {
 	}
 }
 
-// maxAllocations is a ceiling: connect's part is about two thirds of it, and none of it grows with the tensors.
-const maxAllocations = 50
+// maxAllocations is a ceiling over the 43 there are: pools lose some under the race detector. None grows with the tensors,
+const maxAllocations = 60
 
 func TestAllocations(t *testing.T) {
 	for _, elements := range []int{16, 1 << 16} {

@@ -41,12 +41,13 @@ func receive(t *testing.T, st *stream) *inferencepb.ModelStreamInferResponse {
 func TestStreamAnswersInOrder(t *testing.T) {
 	s := start(t, Options{})
 	second := make(chan struct{})
+	begun := sync.OnceFunc(func() { close(second) })
 	s.echo.run = func(_ context.Context, in []tensor.Tensor) error {
 		switch in[0].Shape[0] {
 		case 1:
 			<-second // the later one computes beside it
 		case 2:
-			close(second)
+			begun()
 		}
 		return nil
 	}
@@ -66,7 +67,6 @@ func TestStreamAnswersInOrder(t *testing.T) {
 	send(t, st, r)
 	r = ask("m")
 	r.Id, r.Inputs[0].Shape = "last", []int64{2}
-	s.echo.run = nil
 	send(t, st, r)
 	for _, want := range []struct{ id, message string }{{"0", ""}, {"1", ""}, {"wrong", `tensor "x": shape [1 2] of FP32 needs 8 bytes, got 1`}, {"", "model_name is missing"}, {"missing", `there is no model "nobody"`}, {"last", ""}} {
 		res := receive(t, st)
