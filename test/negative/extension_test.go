@@ -25,7 +25,7 @@ func (s shelf) Load(_ context.Context, name string, _ map[string]string) error {
 	return nil
 }
 
-func (s shelf) Unload(_ context.Context, name string, _ bool) error { return s.Load(nil, name, nil) }
+func (s shelf) Unload(ctx context.Context, name string, _ bool) error { return s.Load(ctx, name, nil) }
 
 func parameters(p string) request {
 	return to("neg", strings.Replace(good, `"id":"good"`, `"parameters":{`+p+`}`, 1))

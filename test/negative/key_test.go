@@ -2,7 +2,6 @@ package negative
 
 import (
 	"bytes"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"os"
@@ -220,7 +219,7 @@ func TestThereAreEnoughCases(t *testing.T) {
 		rest += len(cases)
 	}
 	rpc := len(rpcRequests()) + len(rpcFrames()) + len(rpcRepositories())
-	t.Log(fmt.Sprintf("%d cases over REST, %d over gRPC, and those of keys", rest, rpc))
+	t.Logf("%d cases over REST, %d over gRPC, and those of keys", rest, rpc)
 	if rest < 150 || rpc < 60 {
 		t.Errorf("only %d cases over REST and %d over gRPC", rest, rpc)
 	}

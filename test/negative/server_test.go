@@ -188,7 +188,6 @@ type request struct {
 	header       []string
 	body         string
 	raw          string // replaces all of the above
-	unfinished   bool   // the client keeps the line open and sends no more
 	ends         bool   // the client says with the last byte that no more comes
 }
 
