@@ -51,7 +51,7 @@ func direct(t testing.TB, elements int) func() {
 	}
 }
 
-// maxAllocations is a ceiling over the 43 there are: pools lose some under the race detector. None grows with the tensors,
+// maxAllocations is a ceiling over the 43 there are, most of them connect's: pools lose some under the race detector.
 const maxAllocations = 60
 
 func TestAllocations(t *testing.T) {
