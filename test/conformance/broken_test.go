@@ -6,15 +6,14 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/dhowfleet/dhow/agent/inference/onnxtest"
 	"github.com/dhowfleet/dhow/test/conformance/suite"
 	"github.com/dhowfleet/dhow/test/conformance/wire"
-	"github.com/dhowfleet/dhow/test/inprocess"
 )
 
 // fault is something that a server could do wrong, and the checks that must see it.
@@ -88,7 +87,7 @@ var faults = []fault{
 	}, []string{"infer/requested-outputs"}},
 	{"a wrong value", rewrite("/infer", firstOutput(func(out map[string]any) {
 		if data, ok := out["data"].([]any); ok {
-			data[3] = 5
+			data[len(data)-1] = 5
 		}
 	})), []string{"infer/json-flat", "fixture/simple-json", "binary/in"}},
 	{"integers as fractions", rewrite("/infer", firstOutput(func(out map[string]any) {
@@ -161,28 +160,51 @@ var faults = []fault{
 			got.Status, got.Body = http.StatusOK, []byte(`{"name":"simple","versions":["1"],"platform":"x","inputs":[],"outputs":[]}`)
 		}
 	}, []string{"metadata/unknown-model", "metadata/case", "metadata/unknown-version", "errors/unknown-version"}},
+	{"classes are not ranked", func(r *http.Request, sent []byte, got *wire.Reply) {
+		if bytes.Contains(sent, []byte("classification")) {
+			rewrite("/infer", firstOutput(func(out map[string]any) {
+				if data, ok := out["data"].([]any); ok {
+					slices.Reverse(data)
+				}
+			}))(r, sent, got)
+		}
+	}, []string{"extensions/classification"}},
+	{"statistics stand still", eachStatistics(func(s map[string]any) { s["inference_count"] = 0 }), []string{"extensions/statistics"}},
+	{"statistics lack a duration", eachStatistics(func(s map[string]any) { delete(s["inference_stats"].(map[string]any), "cache_miss") }), []string{"extensions/statistics", "extensions/statistics-fail"}},
+	{"a configuration with other dims", rewrite("/config", func(doc map[string]any) {
+		doc["input"].([]any)[0].(map[string]any)["dims"] = []int{5}
+	}), []string{"extensions/configuration"}},
+	{"a configuration with the batch dimension", rewrite("/config", func(doc map[string]any) { doc["max_batch_size"] = 0 }), []string{"extensions/configuration"}},
+	{"a prediction too few", rewrite(":predict", func(doc map[string]any) { doc["predictions"] = []any{} }), []string{"v1/predict"}},
+	{"the index is a table of states of its own", func(r *http.Request, _ []byte, got *wire.Reply) {
+		if r.URL.Path == "/v2/repository/index" {
+			got.Body = bytes.ReplaceAll(got.Body, []byte("READY"), []byte("SERVING"))
+		}
+	}, []string{"repository/index", "repository/index-ready"}},
+	{"unloading does nothing", func(r *http.Request, _ []byte, got *wire.Reply) {
+		if strings.HasSuffix(r.URL.Path, "/ready") {
+			got.Status = http.StatusOK
+		}
+	}, []string{"repository/unload-load", "metadata/unknown-model-ready"}},
+}
+
+func eachStatistics(change func(map[string]any)) func(*http.Request, []byte, *wire.Reply) {
+	return rewrite("/stats", func(doc map[string]any) {
+		for _, s := range doc["model_stats"].([]any) {
+			change(s.(map[string]any))
+		}
+	})
 }
 
 // TestBrokenServersAreSeen: a suite that passes everything would say nothing. Each fault is laid over answers that
 // conform, and the checks that are about it must fail.
 func TestBrokenServersAreSeen(t *testing.T) {
-	s, err := inprocess.Start()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close(t.Context())
-	path := filepath.Join(t.TempDir(), "model.onnx")
-	if err := os.WriteFile(path, simple().Model(), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.Load(t.Context(), "simple", path); err != nil {
-		t.Fatal(err)
-	}
+	s := serve(t, map[string]*onnxtest.Graph{"simple": simple(), "negate": onnxtest.Negate(4)})
 	for _, f := range faults {
 		t.Run(f.name, func(t *testing.T) {
 			front := httptest.NewServer(tampering(t, s.URL, f.tamper))
 			defer front.Close()
-			args := []string{"-url", front.URL, "-fixture", "simple", "-model", "simple", "-json"}
+			args := []string{"-url", front.URL, "-fixture", "simple", "-model", "simple", "-model", "negate", "-control", "negate", "-json"}
 			var stdout, stderr bytes.Buffer
 			exit := start(t.Context(), args, &stdout, &stderr)
 			var doc struct{ Outcomes []suite.Outcome }

@@ -4,7 +4,7 @@
 //	go run ./test/conformance -url http://127.0.0.1:8000 [-grpc 127.0.0.1:8001] [-model NAME]... [-key KEY]
 //
 // It speaks to any server and knows none: what models there are it learns from the repository index or from -model, what
-// they take and give from their metadata. For each model it makes a request out of zeros or ones that fits the metadata
+// they take and give from their metadata. For each model it makes a request out of small numbers that fits the metadata
 // (-shape says what a dimension that varies must be where 1, 2, 32 and 224 do not fit), takes the answer as a reference,
 // and then asks the same in every form that the server says it knows: flat and nested JSON, binary tensors, compressed
 // bodies, gRPC with raw and with typed contents. The answers must agree with each other and with the metadata. With

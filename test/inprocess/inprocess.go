@@ -2,7 +2,8 @@
 // on loopback, the front of the Open Inference Protocol, the serving table, ONNX Runtime.
 //
 // Start opens the listeners; Load puts a model file into the table under a name, whatever the name, and Unload takes it
-// out again; Close ends everything. What the agent does before it serves (bundles, probes, the repository) is left out.
+// out again; Close ends everything. StartRepository serves a folder of models besides. What
+// else the agent does before it serves (bundles, probes) is left out.
 // A Server is safe for concurrent use; Load blocks for as long as ONNX Runtime takes, Unload and Close for the requests
 // in flight.
 package inprocess
@@ -12,10 +13,12 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"runtime"
 	"time"
 
 	"github.com/dhowfleet/dhow/agent/inference"
 	"github.com/dhowfleet/dhow/agent/inference/onnxruntime"
+	"github.com/dhowfleet/dhow/agent/modelrepository"
 	"github.com/dhowfleet/dhow/agent/openinference"
 	"github.com/dhowfleet/dhow/agent/openinference/grpcapi"
 	"github.com/dhowfleet/dhow/agent/serving"
@@ -31,27 +34,59 @@ type Server struct {
 	URL    string // of REST
 	GRPC   string // host:port
 	engine inference.Engine
+	repo   *modelrepository.Repository // nil without a folder
 	fronts []*http.Server
 }
 
+// patience is how long a request may take: longer than a busy machine needs.
+const patience = 2 * time.Minute
+
 // Start serves an empty table on free ports of 127.0.0.1.
-func Start() (*Server, error) {
+func Start() (*Server, error) { return StartRepository(context.Background(), "") }
+
+// StartRepository serves the models of a folder in Triton's layout too, all of them from the start, to be unloaded and
+// loaded by request. "" is no folder.
+func StartRepository(ctx context.Context, dir string) (*Server, error) {
 	engine := onnxruntime.New("")
 	if err := engine.Open(); err != nil {
 		return nil, err
 	}
 	counters := statistics.New()
-	s := &Server{Table: serving.NewTable(serving.Options{Statistics: counters}), engine: engine}
-	rest, err := s.listen(openinference.New(s.Table, openinference.Options{Version: "test"}), false)
-	if err != nil {
-		return nil, err
+	cores := runtime.GOMAXPROCS(0)
+	places := serving.NewPlaces(cores)
+	s := &Server{
+		Table:  serving.NewTable(serving.Options{Concurrency: cores, Places: places, Statistics: counters, Timeout: patience}),
+		engine: engine,
 	}
-	s.URL = "http://" + rest
-	if s.GRPC, err = s.listen(grpcapi.New(s.Table, grpcapi.Options{Version: "test", Statistics: counters.Snapshot}), true); err != nil {
-		_ = s.Close(context.Background())
-		return nil, err
+	if err := s.open(ctx, dir, places, counters); err != nil {
+		return nil, errors.Join(err, s.Close(context.WithoutCancel(ctx)))
 	}
 	return s, nil
+}
+
+func (s *Server) open(ctx context.Context, dir string, places *serving.Places, counters *statistics.Registry) error {
+	rest := openinference.Options{Version: "test", Statistics: counters.Snapshot}
+	grpc := grpcapi.Options{Version: "test", Statistics: counters.Snapshot}
+	if dir != "" {
+		var err error
+		s.repo, err = modelrepository.Open(modelrepository.Config{
+			Dir: dir, Mode: modelrepository.Explicit, LoadModels: []string{"*"}, Engine: s.engine, Table: s.Table, Places: places,
+		})
+		if err != nil {
+			return err
+		}
+		rest.Repository, grpc.Repository = s.repo, s.repo
+		if err := s.repo.Start(ctx); err != nil {
+			return err
+		}
+	}
+	address, err := s.listen(openinference.New(s.Table, rest), false)
+	if err != nil {
+		return err
+	}
+	s.URL = "http://" + address
+	s.GRPC, err = s.listen(grpcapi.New(s.Table, grpc), true)
+	return err
 }
 
 // listen serves h on a free port until Close.
@@ -88,6 +123,9 @@ func (s *Server) Close(ctx context.Context) error {
 	var errs []error
 	for _, front := range s.fronts {
 		errs = append(errs, front.Close())
+	}
+	if s.repo != nil {
+		errs = append(errs, s.repo.Close(ctx))
 	}
 	return errors.Join(append(errs, s.Table.Close(ctx))...)
 }

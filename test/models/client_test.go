@@ -73,7 +73,23 @@ func read(t *testing.T, path string) []byte {
 // rest asks over REST with binary tensors.
 func (c *client) rest(t *testing.T, model string, inputs ...wire.Value) *wire.Answer {
 	t.Helper()
-	call := wire.Call{Inputs: inputs, Binary: wire.All, Parameters: map[string]any{"binary_data_output": true}}
+	p := c.send(t, model, wire.Call{Inputs: inputs, Binary: wire.All, Parameters: map[string]any{"binary_data_output": true}})
+	a, err := p.Answer()
+	if err != nil {
+		t.Fatalf("%s: %v: %.300s", model, err, p.Body)
+	}
+	return a
+}
+
+// post makes a call and returns what came, whatever it is.
+func (c *client) post(t *testing.T, model string, call wire.Call) (status int, body string) {
+	t.Helper()
+	p := c.send(t, model, call)
+	return p.Status, string(p.Body)
+}
+
+func (c *client) send(t *testing.T, model string, call wire.Call) *wire.Reply {
+	t.Helper()
 	body, length, err := call.Encode()
 	if err != nil {
 		t.Fatal(err)
@@ -92,12 +108,7 @@ func (c *client) rest(t *testing.T, model string, inputs ...wire.Value) *wire.An
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &wire.Reply{Status: res.StatusCode, Header: res.Header, Body: b}
-	a, err := p.Answer()
-	if err != nil {
-		t.Fatalf("%s: %v: %.300s", model, err, b)
-	}
-	return a
+	return &wire.Reply{Status: res.StatusCode, Header: res.Header, Body: b}
 }
 
 // ask asks over REST and gRPC; both must say the same.

@@ -29,7 +29,12 @@ func inferChecks() []suite.Check {
 	}
 	nothing := func(*suite.Run, *wire.Answer) error { return nil }
 	return []suite.Check{
-		{Group: "infer", Name: "model-found", About: "at least one model answers a request made by its metadata", Run: func(r *suite.Run) error {
+		{Group: "infer", Name: "model-found", About: "at least one model answers a request made by its metadata, and none in another form than the protocol's", Run: func(r *suite.Run) error {
+			for _, m := range r.Suite.Unusable {
+				if m.Malformed != "" {
+					return fmt.Errorf("model %s answered, but not as the protocol says: %s", m.Name, m.Malformed)
+				}
+			}
 			if len(r.Suite.Models) > 0 {
 				return nil
 			}

@@ -31,6 +31,7 @@ type Model struct {
 	Steady    bool   // the same request gives the same answer
 	Textual   string // why JSON cannot carry the request or the answer, "" when it can
 	Unusable  string // why no check can use the model
+	Malformed string // what is wrong with an answer that the server gave as a good one
 }
 
 // Learn asks what there is. It fails only when the server does not answer at all or no model is named or listed; what
@@ -112,7 +113,10 @@ func (r *Run) study(m *Model) string {
 		}
 		first, err := r.Infer(c)
 		if err != nil {
-			last = fmt.Sprintf("no request of zeros or ones is answered (%v); say with -shape what fits", err)
+			if r.answered {
+				m.Malformed = err.Error()
+			}
+			last = fmt.Sprintf("no request of small numbers is answered (%v); say with -shape what fits", err)
 			continue
 		}
 		m.Reference = first
@@ -137,7 +141,8 @@ func (r *Run) study(m *Model) string {
 func (r *Run) candidates(m *Model) [][]wire.Value {
 	var out [][]wire.Value
 	for _, varies := range []int64{1, 2, 32, 224} {
-		for _, one := range []bool{false, true} {
+		again := false
+		for _, pattern := range []func(name, datatype string, shape []int64) wire.Value{wire.Vary, zeros, ones} {
 			var inputs []wire.Value
 			variable := false
 			for _, d := range m.Metadata.Inputs {
@@ -159,15 +164,23 @@ func (r *Run) candidates(m *Model) [][]wire.Value {
 				if n := wire.Elements(shape); n < 0 || n > 64<<20 {
 					return out
 				}
-				inputs = append(inputs, wire.Fill(d.Name, d.Datatype, shape, one))
+				inputs = append(inputs, pattern(d.Name, d.Datatype, shape))
 			}
-			out = append(out, inputs)
-			if one && !variable {
-				return out
-			}
+			out, again = append(out, inputs), variable
+		}
+		if !again {
+			break // no dimension that another number could stand for
 		}
 	}
 	return out
+}
+
+func zeros(name, datatype string, shape []int64) wire.Value {
+	return wire.Fill(name, datatype, shape, false)
+}
+
+func ones(name, datatype string, shape []int64) wire.Value {
+	return wire.Fill(name, datatype, shape, true)
 }
 
 // BinaryCall is the model's request with everything in the binary form.

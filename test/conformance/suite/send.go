@@ -22,6 +22,8 @@ type Run struct {
 	Suite   *Suite
 	Model   *Model // nil for a check of scope Once
 	sent    []Exchange
+	// answered is whether the last Infer got an answer of success, well-formed or not.
+	answered bool
 }
 
 // Exchange is one request and its answer, cut to what is worth printing.
@@ -125,10 +127,12 @@ func (r *Run) Ask(c wire.Call) (*wire.Reply, error) {
 
 // Infer makes it and reads the answer.
 func (r *Run) Infer(c wire.Call) (*wire.Answer, error) {
+	r.answered = false
 	got, err := r.Ask(c)
 	if err != nil {
 		return nil, err
 	}
+	r.answered = got.OK() == nil
 	return got.Answer()
 }
 

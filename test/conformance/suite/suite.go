@@ -34,7 +34,7 @@ type Options struct {
 // Scope says how often a check runs.
 type Scope int
 
-// Once is for the server, Each for every model that answers, First for the first of those.
+// Once is for the server, Each for every model that answers, First for the first of those with which it can be made.
 const (
 	Once Scope = iota
 	Each
@@ -112,26 +112,38 @@ func (s *Suite) Run(ctx context.Context, checks []Check, tell func(Outcome)) []O
 		if s.Options.Group != "" && s.Options.Group != c.Group {
 			continue
 		}
-		models := []*Model{nil}
-		if c.Scope != Once {
-			models = s.Models
-			if c.Scope == First && len(models) > 1 {
-				models = models[:1]
-			}
-		}
-		if len(models) == 0 {
-			out := Outcome{Group: c.Group, Check: c.Name, Status: Skipped, Detail: "there is no model that answers"}
+		for _, out := range s.outcomes(ctx, c) {
 			all = append(all, out)
 			tell(out)
 		}
-		for _, m := range models {
-			if ctx.Err() != nil {
-				return all
-			}
-			out := s.one(ctx, c, m)
-			all = append(all, out)
-			tell(out)
+		if ctx.Err() != nil {
+			break
 		}
+	}
+	return all
+}
+
+// outcomes makes a check as often as its scope says.
+func (s *Suite) outcomes(ctx context.Context, c Check) []Outcome {
+	if c.Scope == Once {
+		return []Outcome{s.one(ctx, c, nil)}
+	}
+	if len(s.Models) == 0 {
+		return []Outcome{{Group: c.Group, Check: c.Name, Status: Skipped, Detail: "there is no model that answers"}}
+	}
+	var all []Outcome
+	for _, m := range s.Models {
+		if ctx.Err() != nil {
+			break
+		}
+		out := s.one(ctx, c, m)
+		if c.Scope == First {
+			if all = []Outcome{out}; out.Status != Skipped {
+				break
+			}
+			continue
+		}
+		all = append(all, out)
 	}
 	return all
 }

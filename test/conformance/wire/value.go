@@ -65,6 +65,40 @@ func Fill(name, datatype string, shape []int64, one bool) Value {
 	return v
 }
 
+// Vary makes a tensor of the numbers 0, 1, 2, 0, 1, 2, and so on: elements that can be told apart, and that models which
+// take indices take too.
+func Vary(name, datatype string, shape []int64) Value {
+	v := Value{Name: name, Datatype: datatype, Shape: shape}
+	for i := range Elements(shape) {
+		zero, one := Fill("", datatype, []int64{1}, false).Raw, Fill("", datatype, []int64{1}, true).Raw
+		switch {
+		case i%3 == 0:
+			v.Raw = append(v.Raw, zero...)
+		case i%3 == 1 || datatype == "BOOL":
+			v.Raw = append(v.Raw, one...)
+		default:
+			v.Raw = append(v.Raw, two(datatype, one)...)
+		}
+	}
+	return v
+}
+
+func two(datatype string, one []byte) []byte {
+	switch datatype {
+	case "BYTES":
+		one[4] = '2'
+	case "FP16", "BF16":
+		return binary.LittleEndian.AppendUint16(nil, 0x4000) // in both
+	case "FP32":
+		return binary.LittleEndian.AppendUint32(nil, math.Float32bits(2))
+	case "FP64":
+		return binary.LittleEndian.AppendUint64(nil, math.Float64bits(2))
+	default:
+		one[0] = 2
+	}
+	return one
+}
+
 // Each calls f with each element's bytes, those of BYTES without their length. It checks that raw holds the shape.
 func (v *Value) Each(f func(i int64, element []byte)) error {
 	size, known := Sizes[v.Datatype]

@@ -19,6 +19,9 @@ func TestWhatIsSentIsRead(t *testing.T) {
 		kinds := []string{"BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP32", "FP64", "FP16", "BF16", "BYTES"}
 		shape := rapid.SliceOfN(rapid.Int64Range(0, 4), 0, 4).Draw(t, "shape")
 		v := Fill("x", rapid.SampledFrom(kinds).Draw(t, "datatype"), shape, rapid.Bool().Draw(t, "one"))
+		if rapid.Bool().Draw(t, "vary") {
+			v = Vary("x", v.Datatype, shape)
+		}
 		c := Call{Inputs: []Value{v}, ID: "i", Nest: rapid.Bool().Draw(t, "nested")}
 		if v.Textual() != "" || rapid.Bool().Draw(t, "binary") {
 			c.Binary = All
