@@ -25,6 +25,8 @@ func TestMain(m *testing.M) {
 	switch os.Args[1] {
 	case "probe":
 		os.Exit(Main(os.Stdin, os.Stdout))
+	case "weigh":
+		os.Exit(weigh(os.Args[2]))
 	case "abort":
 		_ = syscall.Kill(os.Getpid(), syscall.SIGABRT)
 		select {}
