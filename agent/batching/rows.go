@@ -100,10 +100,11 @@ func part(out []tensor.Tensor, items []*item, rows int) ([][]tensor.Tensor, erro
 	}
 	for o := range out {
 		t := &out[o]
-		elements, err := tensor.Elements(t.Shape[1:])
+		elements, err := tensor.Elements(t.Shape)
 		if err != nil {
 			return nil, fmt.Errorf("output %q: %w", t.Name, err)
 		}
+		elements /= int64(rows)
 		rest := t.Data
 		for i, it := range items {
 			n, err := span(t, rest, int64(it.rows)*elements)
