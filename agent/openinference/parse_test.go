@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"math"
 	"slices"
 	"strconv"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"github.com/dhowfleet/dhow/agent/inference"
 	"github.com/dhowfleet/dhow/models/tensor"
 )
 
@@ -250,4 +252,54 @@ func TestBinaryTensorsFollowInOrder(t *testing.T) {
 	if _, err := parse(body[:len(body)-1], len(header)); err == nil || !strings.Contains(err.Error(), `input "c": binary_data_size is 3, but only 2 bytes follow`) {
 		t.Error(err)
 	}
+}
+
+// FuzzBinary: whatever the header of the length says, the tensors of an accepted request are the bytes behind the JSON,
+// all of them, once and in order.
+func FuzzBinary(f *testing.F) {
+	for _, seed := range []string{
+		`{"inputs":[{"name":"x","shape":[2],"datatype":"FP16","parameters":{"binary_data_size":4}}]}`,
+		`{"inputs":[{"name":"x","shape":[1],"datatype":"BYTES","parameters":{"binary_data_size":2}},{"name":"y","shape":[0],"datatype":"FP32","parameters":{"binary_data_size":0}},{"name":"z","shape":[1],"datatype":"BF16","parameters":{"binary_data_size":2}}]}`,
+		`{"inputs":[{"parameters":{"binary_data_size":3},"name":"c","shape":[3],"datatype":"INT8"},{"name":"b","shape":[1],"datatype":"UINT8","data":[7]}],"parameters":{"binary_data_output":true}}`,
+		`{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","parameters":{"binary_data_size":9223372036854775807}}]}`,
+	} {
+		f.Add([]byte(seed+"\x01\x02\x03\x04"), len(seed))
+		f.Add([]byte(seed+"\x01\x02\x03"), len(seed)+1)
+	}
+	f.Fuzz(func(t *testing.T, body []byte, header int) {
+		if header < 0 || header > len(body) { // which is refused before
+			return
+		}
+		r, err := parse(body, header)
+		if err != nil {
+			var api *apiError
+			var input *inference.InputError
+			if !errors.As(err, &api) && !errors.As(err, &input) {
+				t.Fatalf("%q: %v is no fault of the sender's", body, err)
+			}
+			return
+		}
+		var top struct {
+			Inputs []struct {
+				Parameters map[string]any
+			}
+		}
+		if !json.Valid(body[:header]) {
+			t.Fatalf("accepted what is no JSON: %q", body[:header])
+		}
+		rest := body[header:]
+		if json.Unmarshal(body[:header], &top) != nil || len(top.Inputs) != len(r.inputs) {
+			return // keys in another case, which encoding/json takes for the same
+		}
+		for i := range r.inputs {
+			size, ok := top.Inputs[i].Parameters["binary_data_size"].(float64)
+			if !ok || len(r.inputs[i].Data) != int(size) {
+				continue
+			}
+			if len(rest) < int(size) || !bytes.Equal(r.inputs[i].Data, rest[:int(size)]) {
+				t.Fatalf("%q: input %d is %x, next are %x", body[:header], i, r.inputs[i].Data, rest)
+			}
+			rest = rest[int(size):]
+		}
+	})
 }

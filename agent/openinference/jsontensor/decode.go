@@ -166,7 +166,8 @@ func (d *Decoder) elements(limit int64) (int64, error) {
 		return 0, nil
 	}
 	for got := int64(0); ; {
-		// The loops below read what is usual. They stop, at the beginning of an element, before what is not.
+		// The loops below read what is usual. They begin at an element and stop at one, before what is not usual.
+		d.Next()
 		room := int64(math.MaxInt64)
 		if size := d.Datatype.Size(); size > 0 {
 			room = int64((cap(d.Data) - len(d.Data)) / size)
@@ -206,11 +207,20 @@ func follows(data []byte, i int) int {
 func (d *Decoder) float32s(room int64) (got int64) {
 	data, i, out := d.data, d.pos, d.Data
 	for got < room {
-		number, end, ok := scanDecimal(data, i)
+		if len(data)-i >= 16 { // whole numbers of few digits, as of pixels, are floats as they are
+			values, n := digits(binary.LittleEndian.Uint64(data[i:]))
+			if next := follows(data, i+n); next != 0 && n > 0 && n < 8 && (n == 1 || data[i] != '0') {
+				out = binary.LittleEndian.AppendUint32(out, math.Float32bits(float32(number(values, n))))
+				got++
+				i = next
+				continue
+			}
+		}
+		decimal, end, ok := scanDecimal(data, i)
 		if !ok || end+2 > len(data) {
 			break
 		}
-		v, ok := number.float32()
+		v, ok := decimal.float32()
 		next := follows(data, end)
 		if !ok || next == 0 {
 			break
@@ -226,11 +236,11 @@ func (d *Decoder) float32s(room int64) (got int64) {
 func (d *Decoder) float64s(room int64) (got int64) {
 	data, i, out := d.data, d.pos, d.Data
 	for got < room {
-		number, end, ok := scanDecimal(data, i)
+		decimal, end, ok := scanDecimal(data, i)
 		if !ok || end+2 > len(data) {
 			break
 		}
-		v, ok := number.float64()
+		v, ok := decimal.float64()
 		next := follows(data, end)
 		if !ok || next == 0 {
 			break
