@@ -8,18 +8,14 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"runtime/debug"
 	"sync"
 	"time"
 
-	"golang.org/x/net/netutil"
 	"golang.org/x/sys/unix"
 
 	"github.com/dhowfleet/dhow/agent/apply"
@@ -28,9 +24,7 @@ import (
 	"github.com/dhowfleet/dhow/agent/health"
 	"github.com/dhowfleet/dhow/agent/inference"
 	"github.com/dhowfleet/dhow/agent/inference/onnxruntime"
-	"github.com/dhowfleet/dhow/agent/localapi"
-	"github.com/dhowfleet/dhow/agent/openinference"
-	"github.com/dhowfleet/dhow/agent/serving"
+	"github.com/dhowfleet/dhow/agent/server"
 	"github.com/dhowfleet/dhow/agent/store"
 	"github.com/dhowfleet/dhow/agent/telemetry"
 	"github.com/dhowfleet/dhow/agent/uplink"
@@ -43,11 +37,10 @@ import (
 
 // The limits and times of the whole.
 const (
-	maxConnections = 1024             // to the Open Inference endpoint
-	restoreWait    = time.Minute      // for models that served before, until requests are accepted anyway
-	drainWait      = 10 * time.Second // for requests in flight when the agent stops
-	closeWait      = 5 * time.Second  // for models to close then
-	trimAfter      = 15 * time.Second // after the start, what it took is given back
+	restoreWait = time.Minute      // for models that served before, until requests are accepted anyway
+	drainWait   = 10 * time.Second // for requests in flight when the agent stops
+	closeWait   = 5 * time.Second  // for models to close then
+	trimAfter   = 15 * time.Second // after the start, what it took is given back
 )
 
 // identityFolder is the part of the data folder that holds the node's key and certificate.
@@ -78,9 +71,8 @@ type Agent struct {
 	health    *health.Registry
 	store     *store.Store
 	telemetry *telemetry.Recorder
-	listener  net.Listener
 	blobs     *blob.Store
-	table     *serving.Table
+	server    *server.Server
 	copies    *apply.Reconciler
 	uplink    *uplink.Uplink
 	restored  chan struct{} // closed when what served before was loaded
@@ -128,10 +120,10 @@ func New(ctx context.Context, c config.Config, d Deps) (_ *Agent, err error) {
 		return nil, err
 	}
 
-	// The port is bound early, so that a mistake shows at once, and served late: connections wait in the kernel's queue
+	// The addresses are bound early, so that a mistake shows at once, and served late: connections wait in the kernel's queue
 	// until the models that served before are loaded, instead of being told that there are none.
-	if a.listener, err = net.Listen("tcp", c.Listen); err != nil {
-		return nil, fmt.Errorf("cannot listen on %s: %w", c.Listen, err)
+	if a.server, err = server.New(c.Serving, server.Deps{Logger: a.log, Health: a.health, Recorder: a.telemetry, Now: a.now}); err != nil {
+		return nil, err
 	}
 
 	// A full disk must leave room for the databases beside the blobs.
@@ -142,7 +134,6 @@ func New(ctx context.Context, c config.Config, d Deps) (_ *Agent, err error) {
 	if err != nil {
 		return nil, err
 	}
-	a.table = serving.NewTable(serving.Options{Concurrency: c.Concurrency, Recorder: a.telemetry, Logger: a.log})
 
 	// The reconciler is there before the uplink, which hands it the stored desired state; it fetches through the uplink,
 	// which is there before it runs.
@@ -181,9 +172,12 @@ func (a *Agent) reconciler(ctx context.Context, d Deps, fetch apply.Fetcher) (*a
 	if err != nil {
 		return nil, err
 	}
-	m := &models{engine: engine, wasm: wasm, threads: a.config.Threads, library: a.config.OnnxRuntime, cache: cache, probe: d.ProbeCommand, log: a.log}
+	m := &models{
+		engine: engine, wasm: wasm, places: a.server.Places, responses: a.server.Responses, threads: a.config.Threads,
+		library: a.config.OnnxRuntime, cache: cache, probe: d.ProbeCommand, log: a.log,
+	}
 	return apply.New(ctx, apply.Deps{
-		Dir: a.config.Data, Records: a.store, Blobs: a.blobs, Fetch: fetch, Table: a.table,
+		Dir: a.config.Data, Records: a.store, Blobs: a.blobs, Fetch: fetch, Table: a.server.Table,
 		Probe: m.try, Open: m.open, Declare: a.telemetry.Declare,
 		Health: a.health, Logger: a.log, Now: a.now, RetryMax: a.config.RetryMax,
 	})
@@ -223,7 +217,7 @@ func (a *Agent) newUplink(ctx context.Context, credentials *uplink.Credentials) 
 }
 
 // Addr is the address of the Open Inference endpoint.
-func (a *Agent) Addr() string { return a.listener.Addr().String() }
+func (a *Agent) Addr() string { return a.server.Addr() }
 
 // Run serves until the context ends, then lets requests in flight end, writes down what was counted, and closes
 // everything. It is called once.
@@ -241,8 +235,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	unhook()
 	close(a.restored)
 
-	server := a.server()
-	failed := make(chan error, 3)
+	failed := make(chan error, 4)
 	var parts sync.WaitGroup
 	part := func(f func() error) {
 		parts.Go(func() {
@@ -253,13 +246,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	part(func() error { return a.copies.Run(restore) })
 	part(func() error { return a.uplink.Run(work) })
+	part(func() error { return a.server.Run(work) })
 	part(func() error {
-		if err := server.Serve(netutil.LimitListener(a.listener, maxConnections)); !errors.Is(err, http.ErrServerClosed) {
-			return fmt.Errorf("cannot go on serving: %w", err)
-		}
-		return nil
+		return a.server.Serve(server.Fronts{Ready: a.ready, Repository: a.repository(), Status: a.status})
 	})
-	a.log.Info("listening", "address", a.Addr(), "version", version.Build)
 	trim := time.AfterFunc(trimAfter, debug.FreeOSMemory)
 	defer trim.Stop()
 
@@ -271,9 +261,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.log.Info("stopping")
 	drain, cancel := context.WithTimeout(context.Background(), drainWait)
 	defer cancel()
-	if shutErr := server.Shutdown(drain); shutErr != nil {
+	if shutErr := a.server.Shutdown(drain); shutErr != nil {
 		a.log.Warn("requests were cut off", "error", shutErr)
-		_ = server.Close() // the listener is closed already
 	}
 	// No request comes any more: what was counted is added up, to be delivered now or after the next start.
 	if flushErr := a.flush(); flushErr != nil {
@@ -296,15 +285,10 @@ func (a *Agent) flush() error {
 
 // close closes what New opened, the users before what they use.
 func (a *Agent) close() {
-	if a.listener != nil {
-		_ = a.listener.Close() // the server may have closed it
-	}
-	if a.table != nil {
+	if a.server != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), closeWait)
 		defer cancel()
-		if err := a.table.Close(ctx); err != nil {
-			a.log.Warn("models did not close cleanly", "error", err)
-		}
+		a.server.Close(ctx)
 	}
 	if a.telemetry != nil {
 		if err := a.telemetry.Close(); err != nil {
@@ -318,20 +302,6 @@ func (a *Agent) close() {
 	}
 	if a.lock != nil {
 		_ = a.lock.Close() // which unlocks it
-	}
-}
-
-// server serves the Open Inference Protocol and the status page.
-func (a *Agent) server() *http.Server {
-	mux := http.NewServeMux()
-	mux.Handle("/", openinference.New(a.table, openinference.Options{Version: version.Build, MaxBody: a.config.MaxBody, Ready: a.ready}))
-	mux.Handle("/dhow/", openinference.Protect(localapi.New(a.status)))
-	return &http.Server{
-		Handler:           mux,
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
 	}
 }
 

@@ -1,7 +1,7 @@
 package agent
 
 import (
-	"net/http"
+	"context"
 	"strings"
 
 	"github.com/dhowfleet/dhow/agent/localapi"
@@ -9,8 +9,8 @@ import (
 )
 
 // status is what the local status page shows.
-func (a *Agent) status(r *http.Request) (localapi.Document, error) {
-	backlog, err := a.store.Backlog(r.Context())
+func (a *Agent) status(ctx context.Context) (localapi.Document, error) {
+	backlog, err := a.store.Backlog(ctx)
 	if err != nil {
 		return localapi.Document{}, err
 	}
@@ -37,5 +37,6 @@ func (a *Agent) status(r *http.Request) (localapi.Document, error) {
 	for _, w := range a.health.Warnings() {
 		d.Warnings = append(d.Warnings, localapi.Warning{Code: w.GetCode(), Message: w.GetMessage(), Remedy: w.GetRemedy(), Since: w.GetSince().AsTime()})
 	}
+	a.server.Describe(ctx, &d)
 	return d, nil
 }

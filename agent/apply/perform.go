@@ -171,7 +171,13 @@ func (r *Reconciler) route(model string, routes []deploy.Route) {
 		}
 		v := serving.Variant{Version: t.Version, Role: uint8(t.Role), ShareMillionths: t.Millionths, Runner: e.runner}
 		if e.spec != nil {
-			v.Timeout = e.spec.Budgets.Infer
+			v.Timeout, v.Queue = e.spec.Budgets.Infer, e.spec.Queue
+			if e.spec.Batching == nil {
+				v.Concurrency = e.spec.Instances
+			}
+		}
+		if l, ok := e.runner.(interface{ Labels() map[string][]string }); ok {
+			v.Labels = l.Labels()
 		}
 		variants = append(variants, v)
 	}

@@ -44,6 +44,9 @@ const (
 	NodeFault           Code = "node-fault"
 	StateFailed         Code = "state-failed"
 	IdentityDamaged     Code = "identity-damaged"
+	EndpointTaken       Code = "endpoint-taken"
+	ServingKeysBroken   Code = "serving-keys-broken"
+	TLSBroken           Code = "tls-broken"
 )
 
 type text struct{ sentence, remedy string }
@@ -69,6 +72,9 @@ var texts = map[Code]text{
 	OnnxRuntimeMissing:  {"the ONNX Runtime library cannot be used, so that no model can be loaded", "install it beside the agent, or set DHOW_ONNXRUNTIME to the path of libonnxruntime.so"},
 	NodeFault:           {"the node could not do its part for a model copy and tries again", "read the agent's log"},
 	IdentityDamaged:     {"the node's key or certificate cannot be read; it serves what it has and talks to nobody", "restore the identity folder, or empty it and enrol the node anew with a fresh token"},
+	EndpointTaken:       {"another program has an address that the agent would answer on", "stop that program, or give the agent another address; the agent tries again by itself"},
+	ServingKeysBroken:   {"the file of serving keys cannot be used, and the keys of before stay in force", "mend the file; the agent reads it again by itself"},
+	TLSBroken:           {"the certificate or its key cannot be used, and the ones of before stay in use", "mend the files; the agent reads them again by itself"},
 	StateFailed:         {"the agent's state cannot be written", "check that the agent's data folder is writable and its disk has room"},
 }
 

@@ -120,8 +120,8 @@ func errorBody(b []byte, text string) []byte {
 	return append(jsontensor.AppendText(append(b, `{"error":`...), text), '}')
 }
 
-// writeError answers where there is no exchange.
-func writeError(w http.ResponseWriter, err error) {
+// WriteError answers with an error in the protocol's form, for handlers beside those of this package.
+func WriteError(w http.ResponseWriter, err error) {
 	status, text, _ := classify(err)
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)

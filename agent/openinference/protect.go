@@ -15,11 +15,11 @@ func Protect(next http.Handler, hosts ...string) http.Handler {
 	crossOrigin := http.NewCrossOriginProtection()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !local(r.Host) && !slices.Contains(hosts, hostname(r.Host)) {
-			writeError(w, &apiError{status: http.StatusForbidden, message: "the host name " + r.Host + " is not served here; use localhost or 127.0.0.1"})
+			WriteError(w, &apiError{status: http.StatusForbidden, message: "the host name " + r.Host + " is not served here; use localhost or 127.0.0.1"})
 			return
 		}
 		if err := crossOrigin.Check(r); err != nil {
-			writeError(w, &apiError{status: http.StatusForbidden, message: "requests of web pages from elsewhere are refused"})
+			WriteError(w, &apiError{status: http.StatusForbidden, message: "requests of web pages from elsewhere are refused"})
 			return
 		}
 		next.ServeHTTP(w, r)

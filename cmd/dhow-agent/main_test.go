@@ -23,7 +23,7 @@ func TestExitCodesAndSentences(t *testing.T) {
 		code   int
 		stderr string
 	}{
-		{[]string{"run", "--listen", "0.0.0.0:8000", "--server", "m:1", "--data", t.TempDir()}, 2, "use 127.0.0.1:8000"},
+		{[]string{"run", "--listen", "0.0.0.0:8000", "--server", "m:1", "--data", t.TempDir()}, 2, "or listen on 127.0.0.1:8000"},
 		{[]string{"run", "--data", t.TempDir()}, 2, "--server HOST:PORT"},
 		{[]string{"run", "--servr", "m:1"}, 2, "unknown flag"},
 		{[]string{"run", "--report-interval", "soon"}, 2, "--report-interval: \"soon\" is no duration"},

@@ -47,9 +47,9 @@ func TestImportsPointDown(t *testing.T) {
 // tested by properties and run in simulation.
 var pure = []string{
 	"protocol/version", "protocol/identity", "protocol/dataclass", "protocol/hashchain",
-	"models/bundle", "models/graph", "models/tensor", "models/profile", "models/evidence", "models/triton",
+	"models/bundle", "models/graph", "models/tensor", "models/profile", "models/evidence", "models/triton", "models/triton/textformat",
 	"wasm/abi", "wasm/metering",
-	"agent/placement", "agent/routing", "agent/guard", "agent/deploy",
+	"agent/placement", "agent/routing", "agent/guard", "agent/deploy", "agent/tracing", "agent/openinference/grpcapi/wire", "agent/openinference/classification",
 	"fleet/rollout", "fleet/verdict", "fleet/drift", "fleet/training", "fleet/residency", "fleet/resource",
 	"fleet/store/latency", "fleet/store/tally",
 }

@@ -52,7 +52,7 @@ func New(bin, dir string, say func(string), nodes ...*Node) (*Fleet, error) {
 	if say == nil {
 		say = func(string) {}
 	}
-	address, err := freePort()
+	address, err := FreePort()
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +68,7 @@ func New(bin, dir string, say func(string), nodes ...*Node) (*Fleet, error) {
 
 // Add lays out one more node.
 func (f *Fleet) Add(n *Node) (*Node, error) {
-	address, err := freePort()
+	address, err := FreePort()
 	if err != nil {
 		return nil, err
 	}
@@ -173,8 +173,8 @@ const (
 
 var given sync.Map // ports that this process gave before; one of them may be between two starts
 
-// freePort returns a loopback address whose TCP and UDP ports are free.
-func freePort() (string, error) {
+// FreePort returns a loopback address whose TCP and UDP ports are free.
+func FreePort() (string, error) {
 	for range 1000 {
 		port := firstPort + rand.IntN(lastPort-firstPort)
 		if _, before := given.LoadOrStore(port, true); before {

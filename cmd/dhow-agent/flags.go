@@ -1,0 +1,82 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dhowfleet/dhow/agent/config"
+)
+
+// flags makes a flag of each setting. What is returned takes the settings from the file, from DHOW_AGENT_... variables and
+// from the flags that were given.
+func flags(cmd *cobra.Command, settings []config.Setting, defaultFile string) func() error {
+	file := cmd.Flags().String("config", "", "file with settings")
+	given := map[string]*[]string{}
+	for _, s := range settings {
+		v := new([]string)
+		given[s.Name] = v
+		cmd.Flags().Var((*each)(v), s.Name, usage(s))
+		if _, ok := s.Value.(interface{ IsBoolFlag() bool }); ok {
+			cmd.Flags().Lookup(s.Name).NoOptDefVal = "true"
+		}
+	}
+	return func() error {
+		if name := or(*file, defaultFile); name != "" {
+			if err := config.ReadFile(settings, name, *file != ""); err != nil {
+				return usageError{err}
+			}
+		}
+		if err := config.ReadEnvironment(settings, os.LookupEnv); err != nil {
+			return usageError{err}
+		}
+		for _, s := range settings {
+			for _, v := range *given[s.Name] {
+				if err := s.Value.Set(v); err != nil {
+					return usageError{fmt.Errorf("--%s: %w", s.Name, err)}
+				}
+			}
+		}
+		return nil
+	}
+}
+
+// each keeps what a flag was given, each time, for later.
+type each []string
+
+func (e *each) Set(s string) error { *e = append(*e, s); return nil }
+func (e *each) String() string     { return "" }
+func (e *each) Type() string       { return "string" }
+
+func usage(s config.Setting) string {
+	if def := s.Value.String(); def != "" && def != "0" && def != "0s" && def != "false" {
+		return s.Usage + " (default " + def + ")"
+	}
+	return s.Usage
+}
+
+func or(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// gcPercent makes the heap grow by half before it is collected, not twofold: an idle agent shares its machine with a
+// shop's till, and what it allocates while it serves is mostly not on the Go heap. GOGC in the environment wins.
+const gcPercent = 50
+
+func logger(s *config.Serving, w io.Writer) (*slog.Logger, error) {
+	level, err := s.Level()
+	if err != nil {
+		return nil, usageError{err}
+	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level})), nil
+}

@@ -1,0 +1,46 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/dhowfleet/dhow/agent/config"
+	"github.com/dhowfleet/dhow/agent/standalone"
+)
+
+func newServeCommand() *cobra.Command {
+	c := config.DefaultRepository()
+	cmd := &cobra.Command{
+		Use:   "serve --model-repository DIR",
+		Short: "Serve a folder of models, without a fleet, until told to stop",
+		Long: `Serve a folder of models, without a fleet, until told to stop.
+
+The folder has the layout of a Triton model repository: MODEL/VERSION/model.onnx, with or without a MODEL/config.pbtxt.
+Models are served over the Open Inference Protocol, by HTTP on port 8000 and by gRPC on 8001; metrics are on 8002, and a
+page that shows how the agent is on http://127.0.0.1:8000/.
+
+Settings come from a file (--config), DHOW_AGENT_... variables and flags, each overruling the one before. The log goes to
+standard error as JSON lines.`,
+		Example: `  dhow-agent serve --model-repository models
+  dhow-agent serve --model-repository models --model-control-mode poll`,
+		Args: noArgs,
+	}
+	read := flags(cmd, c.Settings(), "")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := read(); err != nil {
+			return err
+		}
+		if err := c.Validate(); err != nil {
+			return usageError{err}
+		}
+		log, err := logger(&c.Serving, cmd.ErrOrStderr())
+		if err != nil {
+			return err
+		}
+		a, err := standalone.New(cmd.Context(), c, standalone.Deps{Logger: log})
+		if err != nil {
+			return err
+		}
+		return a.Run(cmd.Context())
+	}
+	return cmd
+}
