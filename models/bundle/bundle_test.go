@@ -155,6 +155,7 @@ func TestAllMistakesAreReported(t *testing.T) {
 
 func FuzzParseSpec(f *testing.F) {
 	f.Add([]byte(fullSpec))
+	f.Add([]byte(listSpec))
 	f.Add([]byte("a: &a [*a]\n"))
 	f.Add([]byte("? {a: b}\n: 1\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
