@@ -293,8 +293,11 @@ func FuzzBinary(f *testing.F) {
 		}
 		for i := range r.inputs {
 			size, ok := top.Inputs[i].Parameters["binary_data_size"].(float64)
-			if !ok || len(r.inputs[i].Data) != int(size) {
+			if !ok {
 				continue
+			}
+			if len(r.inputs[i].Data) != int(size) {
+				return // as above
 			}
 			if len(rest) < int(size) || !bytes.Equal(r.inputs[i].Data, rest[:int(size)]) {
 				t.Fatalf("%q: input %d is %x, next are %x", body[:header], i, r.inputs[i].Data, rest)

@@ -1,0 +1,5 @@
+//go:build race
+
+package openinference
+
+func init() { raced = true }
