@@ -8,7 +8,7 @@ LDFLAGS := -s -w -X github.com/dhowfleet/dhow/protocol/version.Build=$(VERSION)
 export CGO_CFLAGS ?= -O2 -g -Wno-deprecated-declarations
 BUILD   := CGO_ENABLED=1 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 
-.PHONY: all binaries onnxruntime bundle demo test lint proto bench faults conformance skew test-gpu tools clean
+.PHONY: all binaries onnxruntime bundle demo test testdata lint proto bench faults conformance operators skew test-gpu tools clean
 
 all: binaries
 
@@ -30,6 +30,11 @@ demo: binaries onnxruntime bundle
 test: onnxruntime bundle
 	$(GO) test -timeout 9m ./...
 
+# Models and data of other makers, for the tests that are skipped without them: npm, Go modules, and Debian's packages.
+testdata:
+	@test/models/fetch
+	@test/operators/fetch
+
 # Longer proofs of the same kinds; `make test` runs a short form of each.
 faults: binaries onnxruntime bundle
 	DHOW_FAULTS=long $(GO) test -timeout 60m -count=1 ./test/e2e/...
@@ -39,6 +44,11 @@ bench: binaries onnxruntime bundle
 
 conformance:
 	test/conformance/oci/run
+
+# The table of docs/operators.md.
+operators: onnxruntime
+	@test/operators/fetch
+	$(GO) run ./test/operators -o docs/operators.md
 
 # The last release and this checkout work with each other; see test/skew/README.md.
 skew:
