@@ -373,7 +373,7 @@ func TestCompressedAnswers(t *testing.T) {
 }
 
 func TestPagesFromElsewhereAreRefused(t *testing.T) {
-	s := start(t, Options{Hosts: []string{"till-3.local"}})
+	s := start(t, Options{Serves: func(host string) bool { return host == "till-3.local" }})
 	port := s.url[strings.LastIndex(s.url, ":"):]
 	for _, c := range []struct {
 		method string

@@ -67,8 +67,8 @@ type Options struct {
 	MaxMemory int64
 	// BodyTimeout bounds how long a client may take to send a body; 0 means 30 s.
 	BodyTimeout time.Duration
-	// Hosts are names, beside localhost, that requests may call this server; see Protect.
-	Hosts []string
+	// Serves says whether requests may call this server by a name, beside localhost; see Protect. nil: by none.
+	Serves func(host string) bool
 	// Repository lists, loads and unloads models.
 	Repository modelrepository.Controller
 	// Statistics counts what became of requests.
@@ -104,7 +104,7 @@ func New(table *serving.Table, o Options) http.Handler {
 		o.BodyTimeout = 30 * time.Second
 	}
 	h := &handler{table: table, options: o, extensions: extensions(&o)}
-	return Protect(h, o.Hosts...)
+	return Protect(h, o.Serves)
 }
 
 // extensions lists what is done beyond the protocol's core.

@@ -169,9 +169,9 @@ func (s *Server) Serve(f Fronts) error {
 		case "http":
 			s.handlers[a.Name] = s.rest(f, gate)
 		case "grpc":
-			s.handlers[a.Name] = openinference.Protect(s.grpc(f, gate), s.hosts()...)
+			s.handlers[a.Name] = openinference.Protect(s.grpc(f, gate), s.serves())
 		case "metrics":
-			s.handlers[a.Name] = openinference.Protect(s.page("/metrics", access.Metrics, counted, gate), s.hosts()...)
+			s.handlers[a.Name] = openinference.Protect(s.page("/metrics", access.Metrics, counted, gate), s.serves())
 		case "socket":
 			s.handlers[a.Name] = s.everything(f, counted, gate)
 		}
@@ -180,17 +180,17 @@ func (s *Server) Serve(f Fronts) error {
 	return s.endpoints.Serve()
 }
 
-// hosts are the names by which requests may call this server, beside those of this machine for itself.
-func (s *Server) hosts() []string {
+// serves says by which names requests may call this server, beside those of this machine for itself: the certificate's.
+func (s *Server) serves() func(host string) bool {
 	if s.certificate == nil {
 		return nil
 	}
-	return s.certificate.Names()
+	return s.certificate.Serves
 }
 
 func (s *Server) rest(f Fronts, gate *access.Gate) http.Handler {
 	o := openinference.Options{
-		Version: version.Build, Ready: f.Ready, MaxBody: s.config.MaxBody, Budget: s.budget, Hosts: s.hosts(),
+		Version: version.Build, Ready: f.Ready, MaxBody: s.config.MaxBody, Budget: s.budget, Serves: s.serves(),
 		Repository: f.Repository, Statistics: s.Statistics.Snapshot, Authorize: gate.Authorize,
 	}
 	if s.requests != nil {
@@ -198,7 +198,7 @@ func (s *Server) rest(f Fronts, gate *access.Gate) http.Handler {
 	}
 	inference := openinference.New(s.Table, o)
 	pages := localapi.New(func(r *http.Request) (localapi.Document, error) { return f.Status(r.Context()) })
-	status := openinference.Protect(s.page("", access.Status, pages, gate), s.hosts()...)
+	status := openinference.Protect(s.page("", access.Status, pages, gate), s.serves())
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/" || strings.HasPrefix(r.URL.Path, localapi.PagePath) {
 			status.ServeHTTP(w, r)

@@ -31,7 +31,7 @@ func startRPC(t *testing.T, adapt func(*grpcapi.Options)) *rpcServer {
 	if adapt != nil {
 		adapt(&o)
 	}
-	s := listen(t, openinference.Protect(grpcapi.New(table(t), o)))
+	s := listen(t, openinference.Protect(grpcapi.New(table(t), o), nil))
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
 	transport := &http.Transport{Protocols: protocols, DisableCompression: true}
