@@ -58,10 +58,23 @@ func near(t *testing.T, got []float64, want [][]float64, tolerance float64) {
 	}
 }
 
+// motors are the two models of motor insurance with how far an answer may be from the reference: one predicts shares, the
+// other amounts.
+var motors = []struct {
+	name      string
+	tolerance float64
+}{{"poisson_Frequency", 1e-5}, {"gamma_AvgClaimAmount", 1e-4}}
+
 func TestTreesOfIntegers(t *testing.T) {
-	features := rows(t, "leaves", "genlin_fmtp_poisson_Frequency_features.tsv")
+	for _, m := range motors {
+		t.Run(m.name, func(t *testing.T) { integers(t, m.name, m.tolerance) })
+	}
+}
+
+func integers(t *testing.T, name string, tolerance float64) {
+	features := rows(t, "leaves", "genlin_fmtp_"+name+"_features.tsv")
 	c := start(t)
-	c.load(t, "motor", "testdata/motor_poisson_Frequency_int64.onnx")
+	c.load(t, "motor", "testdata/motor_"+name+"_int64.onnx")
 	var x []int64
 	for _, row := range features {
 		for _, f := range row {
@@ -69,7 +82,7 @@ func TestTreesOfIntegers(t *testing.T) {
 		}
 	}
 	a := c.ask(t, "motor", i64("x", []int64{int64(len(features)), 9}, x...))
-	near(t, numbers(t, a, "prediction"), rows(t, "leaves", "genlin_fmtp_poisson_Frequency_true_predictions.txt"), 1e-5)
+	near(t, numbers(t, a, "prediction"), rows(t, "leaves", "genlin_fmtp_"+name+"_true_predictions.txt"), tolerance)
 }
 
 // The texts that the reference's features are the numbers of.
@@ -82,9 +95,15 @@ var (
 
 // TestTreesOfTextsAndIntegers: nine inputs, four of texts.
 func TestTreesOfTextsAndIntegers(t *testing.T) {
-	features := rows(t, "leaves", "genlin_fmtp_gamma_AvgClaimAmount_features.tsv")
+	for _, m := range motors {
+		t.Run(m.name, func(t *testing.T) { mixed(t, m.name, m.tolerance) })
+	}
+}
+
+func mixed(t *testing.T, name string, tolerance float64) {
+	features := rows(t, "leaves", "genlin_fmtp_"+name+"_features.tsv")
 	c := start(t)
-	c.load(t, "motor", "testdata/motor_gamma_AvgClaimAmount_mixed.onnx")
+	c.load(t, "motor", "testdata/motor_"+name+"_mixed.onnx")
 	shape := []int64{int64(len(features)), 1}
 	var inputs []wire.Value
 	for column, in := range []struct {
@@ -105,7 +124,7 @@ func TestTreesOfTextsAndIntegers(t *testing.T) {
 			inputs = append(inputs, i64(in.name, shape, values...))
 		}
 	}
-	near(t, numbers(t, c.ask(t, "motor", inputs...), "prediction"), rows(t, "leaves", "genlin_fmtp_gamma_AvgClaimAmount_true_predictions.txt"), 1e-4)
+	near(t, numbers(t, c.ask(t, "motor", inputs...), "prediction"), rows(t, "leaves", "genlin_fmtp_"+name+"_true_predictions.txt"), tolerance)
 }
 
 // TestTreesWithTextLabels: the label is a text, the probabilities are the reference's.
