@@ -53,6 +53,8 @@ type Refused struct {
 	Code    string // "memory-model", "memory-total" or "memory-machine"
 	Message string
 	Remedy  string
+	// Lasting is set when it does not fit even where nothing else is loaded, so that waiting does not help.
+	Lasting bool
 }
 
 func (r *Refused) Error() string { return r.Message + "; " + r.Remedy }
@@ -69,16 +71,29 @@ func Decide(b Budgets, m Machine, loaded []Loaded, name, version string, need Ne
 		how = bundle.FormatSize(n) + " (measured)"
 	}
 	head := fmt.Sprintf("model %s version %s needs %s of memory", name, version, how)
+	lasting := b.Model > 0 && n > b.Model || b.Total > 0 && n > b.Total || m.Memory > 0 && add(n, b.Reserve) > m.Memory
+	refused := func(code, remedy, format string, args ...any) error {
+		return &Refused{Code: code, Message: head + ", " + fmt.Sprintf(format, args...), Remedy: remedy, Lasting: lasting}
+	}
 	all := add(taken, n)
+	const (
+		raiseOne = "raise the budget for one model, or serve a smaller variant"
+		raiseAll = "unload a model, or raise the budget for all"
+		machine  = "unload a model, or give the machine (or its container) more memory"
+	)
 	switch size := bundle.FormatSize; {
 	case b.Model > 0 && n > b.Model:
-		return &Refused{"memory-model", fmt.Sprintf("%s, one model may take %s", head, size(b.Model)), "raise the budget for one model, or serve a smaller variant"}
+		return refused("memory-model", raiseOne, "one model may take %s", size(b.Model))
+	case b.Total > 0 && n > b.Total:
+		return refused("memory-total", "raise the budget for all models, or serve a smaller variant", "all models together may take %s", size(b.Total))
 	case b.Total > 0 && all > b.Total:
-		return &Refused{"memory-total", fmt.Sprintf("%s, but %s of the %s for all models are taken by %d others", head, size(taken), size(b.Total), len(loaded)), "unload a model, or raise the budget for all"}
+		return refused("memory-total", raiseAll, "but %s of the %s for all models are taken by %d others", size(taken), size(b.Total), len(loaded))
 	case m.Memory > 0 && add(all, b.Reserve) > m.Memory:
-		return &Refused{"memory-machine", fmt.Sprintf("%s, but of the machine's %s, %s are taken by %d others and %s are kept free", head, size(m.Memory), size(taken), len(loaded), size(b.Reserve)), "unload a model, or give the machine (or its container) more memory"}
+		return refused("memory-machine", machine,
+			"but of the machine's %s, %s are taken by %d others and %s are kept free", size(m.Memory), size(taken), len(loaded), size(b.Reserve))
 	case m.Available > 0 && add(n, b.Reserve) > m.Available:
-		return &Refused{"memory-machine", fmt.Sprintf("%s, but only %s of the machine's memory are free, of which %s are to stay so", head, size(m.Available), size(b.Reserve)), "end other programs, unload a model, or give the machine more memory"}
+		return refused("memory-machine", "end other programs, unload a model, or give the machine more memory",
+			"but only %s of the machine's memory are free, of which %s are to stay so", size(m.Available), size(b.Reserve))
 	}
 	return nil
 }

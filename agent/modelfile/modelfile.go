@@ -41,6 +41,11 @@ func Inspect(p string) (*graph.Graph, error) {
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s is no regular file", name)
 	}
+	const pointer = "version https://git-lfs"
+	head := make([]byte, len(pointer))
+	if n, _ := f.ReadAt(head, 0); string(head[:n]) == pointer {
+		return nil, fmt.Errorf("%s is a Git LFS pointer, not the model; fetch it with: git lfs pull", name)
+	}
 	g, err := graph.ReadFrom(f, info.Size())
 	if err != nil {
 		return nil, fmt.Errorf("cannot use %s: %w", name, err)

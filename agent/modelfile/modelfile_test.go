@@ -106,7 +106,8 @@ func TestTheModelFileItself(t *testing.T) {
 	pipe := filepath.Join(dir, "pipe.onnx")
 	must(t, syscall.Mkfifo(pipe, 0o600))
 	must(t, os.WriteFile(filepath.Join(dir, "bad.onnx"), []byte("<html>"), 0o600))
-	for name, want := range map[string]string{"pipe.onnx": "pipe.onnx is no regular file", "no.onnx": "cannot open no.onnx", "bad.onnx": "cannot use bad.onnx"} {
+	must(t, os.WriteFile(filepath.Join(dir, "pointer.onnx"), []byte("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"), 0o600))
+	for name, want := range map[string]string{"pipe.onnx": "pipe.onnx is no regular file", "no.onnx": "cannot open no.onnx", "bad.onnx": "cannot use bad.onnx", "pointer.onnx": "git lfs pull"} {
 		if _, err := Inspect(filepath.Join(dir, name)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
 		}

@@ -47,7 +47,7 @@ func (r *Repository) openModule(ctx context.Context, f *folder, v int64, c *trit
 			return l, fmt.Errorf("cannot read the configuration %s: %w", name, err)
 		}
 	}
-	_, file, err := r.modelFile(f, v, c)
+	file, err := r.modelFile(f, v, c)
 	if err != nil {
 		return l, err
 	}

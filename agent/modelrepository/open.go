@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/dhowfleet/dhow/agent/batching"
 	"github.com/dhowfleet/dhow/agent/inference"
+	"github.com/dhowfleet/dhow/agent/modelfile"
 	"github.com/dhowfleet/dhow/agent/modelrepository/invented"
 	"github.com/dhowfleet/dhow/agent/modelrepository/runner"
 	"github.com/dhowfleet/dhow/agent/serving"
@@ -26,15 +26,12 @@ const cuda = "CUDAExecutionProvider"
 
 // openModel opens a version that is an ONNX file.
 func (r *Repository) openModel(ctx context.Context, f *folder, v int64, c *triton.Config) (l loaded, err error) {
-	dir, file, err := r.modelFile(f, v, c)
+	file, err := r.modelFile(f, v, c)
 	if err != nil {
 		return l, err
 	}
-	g, err := readGraph(file)
+	g, err := modelfile.Inspect(file)
 	if err != nil {
-		return l, fmt.Errorf("%s: %w", c.DefaultFile, err)
-	}
-	if err := r.external(dir, file, g); err != nil {
 		return l, err
 	}
 	var done triton.Completed
@@ -205,76 +202,23 @@ func (b *opening) batchable(ctx context.Context, m inference.Model) error {
 }
 
 // modelFile finds the file of a version. Links are the operator's to make, for a version or for its file.
-func (r *Repository) modelFile(f *folder, v int64, c *triton.Config) (dir, file string, err error) {
+func (r *Repository) modelFile(f *folder, v int64, c *triton.Config) (file string, err error) {
 	name := strconv.FormatInt(v, 10)
-	if dir, err = filepath.EvalSymlinks(filepath.Join(f.dir, name)); err != nil {
-		return "", "", fmt.Errorf("cannot open the folder %s: %w", name, err)
+	dir, err := filepath.EvalSymlinks(filepath.Join(f.dir, name))
+	if err != nil {
+		return "", fmt.Errorf("cannot open the folder %s: %w", name, err)
 	}
 	file = filepath.Join(dir, filepath.FromSlash(c.DefaultFile))
 	info, err := os.Stat(file)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return "", "", fmt.Errorf("the folder %s has no file %s", name, c.DefaultFile)
+		return "", fmt.Errorf("the folder %s has no file %s", name, c.DefaultFile)
 	case err != nil:
-		return "", "", fmt.Errorf("cannot open %s/%s: %w", name, c.DefaultFile, err)
+		return "", fmt.Errorf("cannot open %s/%s: %w", name, c.DefaultFile, err)
 	case !info.Mode().IsRegular():
-		return "", "", fmt.Errorf("%s/%s is no regular file", name, c.DefaultFile)
+		return "", fmt.Errorf("%s/%s is no regular file", name, c.DefaultFile)
 	}
-	return dir, file, nil
-}
-
-func readGraph(path string) (*graph.Graph, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	info, err := file.Stat()
-	if err != nil {
-		return nil, err
-	}
-	const pointer = "version https://git-lfs"
-	head := make([]byte, len(pointer))
-	if n, _ := io.ReadFull(file, head); string(head[:n]) == pointer {
-		return nil, errors.New("it is a Git LFS pointer and not the model; fetch it with: git lfs pull")
-	}
-	return graph.ReadFrom(file, info.Size())
-}
-
-// external wants the weights beside the model file within the version's folder, whatever links there are: a model that
-// comes from elsewhere could read other files of this machine through them.
-func (r *Repository) external(dir, file string, g *graph.Graph) error {
-	for _, e := range g.External {
-		if err := bundle.ValidPath(e.Location); err != nil {
-			return fmt.Errorf("the model keeps weights outside of its folder: %w", err)
-		}
-		path := filepath.Join(filepath.Dir(file), filepath.FromSlash(e.Location))
-		real, err := filepath.EvalSymlinks(path)
-		if errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("the model has weights in %s, which is not there", e.Location)
-		}
-		if err != nil {
-			return fmt.Errorf("the model has weights in %s, which cannot be opened: %w", e.Location, err)
-		}
-		if !inside(dir, real) && !inside(r.root, real) {
-			return fmt.Errorf("the model has weights in %s, which is a link out of the repository; put the file itself there", e.Location)
-		}
-		info, err := os.Stat(real)
-		switch {
-		case err != nil:
-			return fmt.Errorf("the model has weights in %s, which cannot be opened: %w", e.Location, err)
-		case !info.Mode().IsRegular():
-			return fmt.Errorf("the model has weights in %s, which is no regular file", e.Location)
-		case uint64(info.Size()) < e.End:
-			return fmt.Errorf("%s has %d bytes, but the model has weights in it up to byte %d: it is cut off", e.Location, info.Size(), e.End)
-		}
-	}
-	return nil
-}
-
-func inside(dir, path string) bool {
-	rel, err := filepath.Rel(dir, path)
-	return err == nil && filepath.IsLocal(rel)
+	return file, nil
 }
 
 // readLabels reads the label files of a model.

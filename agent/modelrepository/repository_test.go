@@ -142,7 +142,7 @@ func TestAFailedLoadKeepsWhatServed(t *testing.T) {
 	b.add("m", 1)
 	b.load("m")
 	b.write("m/2/model.onnx", "no model at all")
-	wants(t, b.repo.Load(ctx, "m", nil), `cannot load model "m": version 2: model.onnx: `)
+	wants(t, b.repo.Load(ctx, "m", nil), `cannot load model "m": version 2: cannot use model.onnx: `)
 	b.serves("m", "", 1)
 	if got := b.index(false); got != "m 1 READY, m 2 UNAVAILABLE" {
 		t.Fatal(got)
@@ -203,14 +203,14 @@ func TestModelsThatCannotBeServed(t *testing.T) {
 			b.write("m/1/model.wasm", "")
 			b.write("m/config.pbtxt", `backend: "wasm" input { name: "x" data_type: TYPE_FP32 dims: 3 } output { name: "y" data_type: TYPE_FP32 dims: 3 }`)
 		}, "no WASM runtime"},
-		{"escaping weights", func(b *bench) { b.write("m/1/model.onnx", string(withExternal("../../../etc/passwd"))) }, "outside of its folder"},
-		{"missing weights", func(b *bench) { b.write("m/1/model.onnx", string(withExternal("w.bin"))) }, "which is not there"},
+		{"escaping weights", func(b *bench) { b.write("m/1/model.onnx", string(withExternal("../../../etc/passwd"))) }, "must lie beside the model file"},
+		{"missing weights", func(b *bench) { b.write("m/1/model.onnx", string(withExternal("w.bin"))) }, "there is no w.bin"},
 		{"linked weights", func(b *bench) {
 			b.write("m/1/model.onnx", string(withExternal("w.bin")))
 			if err := os.Symlink(outside, filepath.Join(b.dir, "m/1/w.bin")); err != nil {
 				b.t.Fatal(err)
 			}
-		}, "a link out of the repository"},
+		}, "w.bin is a symbolic link; put the file itself there"},
 		{"short weights", func(b *bench) {
 			b.write("m/1/model.onnx", string(withExternal("w.bin")))
 			b.write("m/1/w.bin", "x")
