@@ -23,6 +23,7 @@ import (
 	"golang.org/x/net/netutil"
 
 	"github.com/dhowfleet/dhow/agent/access"
+	"github.com/dhowfleet/dhow/agent/openinference/conns"
 )
 
 // The bounds of a listener.
@@ -187,7 +188,7 @@ func (e *Endpoints) serve(p *endpoint) error {
 			e.taken(p.Listener, nil)
 		}
 	}
-	l := netutil.LimitListener(bound, maxConnections)
+	l := conns.Wrap(p.server, netutil.LimitListener(bound, maxConnections))
 	var err error
 	if e.options.TLS != nil && bound.Addr().Network() != "unix" {
 		p.server.TLSConfig = e.options.TLS

@@ -39,6 +39,7 @@ type exchange struct {
 
 	budget   *Budget
 	reserved int64
+	plain    bool // the answer is not compressed
 
 	body    bytes.Buffer
 	arena   []byte // what decoded inputs are cut from
@@ -216,7 +217,7 @@ func (x *exchange) write(status int) {
 		header["Content-Type"] = contentBinary
 		header[headerLength] = x.one(strconv.Itoa(len(x.json)))
 	}
-	if length >= compressFrom {
+	if length >= compressFrom && !x.plain {
 		header["Vary"] = varyEncoding
 		if e := accepted(x.r.Header["Accept-Encoding"]); e >= 0 && x.reserve(int64(length)) == nil && pack(&x.packed, e, x.parts...) {
 			header["Content-Encoding"] = encodings[e].header

@@ -69,6 +69,9 @@ type Options struct {
 	BodyTimeout time.Duration
 	// Serves says whether requests may call this server by a name, beside localhost; see Protect. nil: by none.
 	Serves func(host string) bool
+	// Plain never compresses answers: where only this machine reaches the listener it costs more than it saves, and most
+	// HTTP clients ask for it without being told to.
+	Plain bool
 	// Repository lists, loads and unloads models.
 	Repository modelrepository.Controller
 	// Statistics counts what became of requests.
@@ -161,7 +164,7 @@ func notDone(why string) func(*handler, *exchange) (any, error) {
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := exchanges.Get().(*exchange)
 	defer x.giveBack()
-	x.w, x.r, x.target, x.budget = w, r, resolve(r.URL), h.options.Budget
+	x.w, x.r, x.target, x.budget, x.plain = w, r, resolve(r.URL), h.options.Budget, h.options.Plain
 	if x.what == pathPredictV1 && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
 		x.what, x.model = pathModelV1, x.model+":predict"
 	}

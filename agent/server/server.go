@@ -164,10 +164,11 @@ type Fronts struct {
 func (s *Server) Serve(f Fronts) error {
 	counted := s.metrics(f.Status)
 	for _, a := range s.config.Addresses() {
-		gate := s.policy.Gate(access.Local(a.Address))
+		local := access.Local(a.Address)
+		gate := s.policy.Gate(local)
 		switch a.Name {
 		case "http":
-			s.handlers[a.Name] = s.rest(f, gate)
+			s.handlers[a.Name] = s.rest(f, gate, local)
 		case "grpc":
 			s.handlers[a.Name] = openinference.Protect(s.grpc(f, gate), s.serves())
 		case "metrics":
@@ -188,10 +189,11 @@ func (s *Server) serves() func(host string) bool {
 	return s.certificate.Serves
 }
 
-func (s *Server) rest(f Fronts, gate *access.Gate) http.Handler {
+func (s *Server) rest(f Fronts, gate *access.Gate, local bool) http.Handler {
 	o := openinference.Options{
 		Version: version.Build, Ready: f.Ready, MaxBody: s.config.MaxBody, Budget: s.budget, Serves: s.serves(),
 		Repository: f.Repository, Statistics: s.Statistics.Snapshot, Authorize: gate.Authorize,
+		Plain: local,
 	}
 	if s.requests != nil {
 		o.AccessLog = s.requests.Record
@@ -236,7 +238,7 @@ func (s *Server) page(path string, group access.Group, next http.Handler, gate *
 
 // everything is what a Unix socket answers, where no web page reaches and a host's name says nothing.
 func (s *Server) everything(f Fronts, counted http.Handler, gate *access.Gate) http.Handler {
-	rest, grpc, metrics := s.rest(f, gate), s.grpc(f, gate), s.page("/metrics", access.Metrics, counted, gate)
+	rest, grpc, metrics := s.rest(f, gate, true), s.grpc(f, gate), s.page("/metrics", access.Metrics, counted, gate)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.Host = "localhost"
 		switch {

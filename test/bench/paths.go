@@ -17,6 +17,7 @@ import (
 	"github.com/dhowfleet/dhow/agent/inference/onnxruntime"
 	"github.com/dhowfleet/dhow/agent/inference/onnxtest"
 	"github.com/dhowfleet/dhow/agent/openinference"
+	"github.com/dhowfleet/dhow/agent/openinference/conns"
 	"github.com/dhowfleet/dhow/agent/pipeline"
 	"github.com/dhowfleet/dhow/agent/serving"
 	"github.com/dhowfleet/dhow/agent/telemetry"
@@ -129,8 +130,9 @@ func (b *bench) listen(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.server = &http.Server{Handler: openinference.New(b.table, openinference.Options{}), ReadHeaderTimeout: time.Minute}
-	go func() { _ = b.server.Serve(listener) }() // ends with close
+	b.server = &http.Server{Handler: openinference.New(b.table, openinference.Options{Plain: true}), ReadHeaderTimeout: time.Minute}
+	wrapped := conns.Wrap(b.server, listener)
+	go func() { _ = b.server.Serve(wrapped) }() // ends with close
 	address := listener.Addr().String()
 	if b.binary, err = newCaller(ctx, address, binaryRequest(address)); err != nil {
 		return err
