@@ -18,11 +18,11 @@ const unloaded = "unloaded"
 // Index implements Controller.
 func (r *Repository) Index(_ context.Context, ready bool) ([]Entry, error) {
 	folders, err := r.names()
-	if err != nil {
-		return nil, err
-	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if err != nil && len(r.models) == 0 { // else a folder that is away is no reason not to say what serves
+		return nil, err
+	}
 	var out []Entry
 	for name, m := range r.models {
 		delete(folders, name)

@@ -30,6 +30,9 @@ func (r *Repository) load(ctx context.Context, f *folder, chain []string) error 
 	defer cancel()
 	m := r.model(f.name)
 	m.tried, m.again, m.waits, m.err = f.print, false, false, nil
+	if f.broken != nil {
+		return r.failed(m, nil, f.broken)
+	}
 	first, err := r.read(f, m.override, true)
 	if err != nil {
 		return r.failed(m, f.versions, err)

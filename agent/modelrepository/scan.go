@@ -26,6 +26,7 @@ type folder struct {
 	of       map[int64]print
 	own      print // of what is beside the versions
 	print    print // of everything
+	broken   error // why it could not be read, when it could not
 }
 
 const (
@@ -48,9 +49,10 @@ func (r *Repository) scan() ([]folder, error) {
 		switch {
 		case errors.Is(err, fs.ErrNotExist): // a file, or gone meanwhile
 			continue
-		case err != nil:
-			return nil, err
-		case len(out) == MaxModels:
+		case err != nil: // a reason not to serve this model, and no other
+			f.broken, f.print = err, sha256.Sum256([]byte(err.Error()))
+		}
+		if len(out) == MaxModels {
 			return nil, fmt.Errorf("the model repository has more than %d models", MaxModels)
 		}
 		out = append(out, f)

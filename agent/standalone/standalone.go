@@ -115,7 +115,7 @@ func (a *Agent) Run(ctx context.Context) error {
 				return nil //nolint:nilerr // it was told to stop
 			}
 			var missing *inference.RuntimeError
-			if errors.As(err, &missing) {
+			if errors.As(err, &missing) && missing.Code != "provider-missing" { // only models that want a GPU lack it
 				return fmt.Errorf("cannot serve any model: %w", missing)
 			}
 			a.log.Error("not every model is served", "error", err)

@@ -215,7 +215,7 @@ func (e *Engine) appendProvider(so *ort.SessionOptions, provider string) error {
 		return &inference.RuntimeError{
 			Code:    "provider-missing",
 			Message: "cannot use the execution provider " + provider + ": " + err.Error(),
-			Remedy:  "check the NVIDIA driver and that cuDNN and CUDA match the ONNX Runtime in use",
+			Remedy:  "check the NVIDIA driver and that cuDNN and CUDA match the ONNX Runtime in use, or let the model compute on the CPU",
 		}
 	}
 	return &inference.RuntimeError{
