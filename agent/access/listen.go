@@ -30,12 +30,13 @@ func CheckListen(addr string, tls, keys bool) error {
 	if Local(addr) || tls && keys {
 		return nil
 	}
-	missing := "TLS (a certificate and its key) and serving keys (make one with dhow-agent key create)"
+	const needTLS, needKeys = "TLS (tls-certificate and tls-key)", "serving keys (serving-keys; make one with dhow-agent key create)"
+	missing := needTLS + " and " + needKeys
 	switch {
 	case tls:
-		missing = "serving keys (make one with dhow-agent key create)"
+		missing = needKeys
 	case keys:
-		missing = "TLS (a certificate and its key)"
+		missing = needTLS
 	}
 	return fmt.Errorf("cannot listen on %q: other machines reach it, which needs %s; or listen on 127.0.0.1:%s", addr, missing, port)
 }

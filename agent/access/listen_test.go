@@ -35,7 +35,7 @@ func TestWhereToListen(t *testing.T) {
 		{"0.0.0.0:8000", true, true, ""},
 		{":8000", true, true, ""},
 		{"shop.example:443", true, true, ""},
-		{"0.0.0.0:8000", false, false, "needs TLS (a certificate and its key) and serving keys (make one with dhow-agent key create); or listen on 127.0.0.1:8000"},
+		{"0.0.0.0:8000", false, false, "needs TLS (tls-certificate and tls-key) and serving keys (serving-keys; make one with dhow-agent key create); or listen on 127.0.0.1:8000"},
 		{":8000", true, false, "needs serving keys"},
 		{"[::]:8000", false, true, "needs TLS"},
 		{"10.0.0.1:8000", false, false, "other machines reach it"},

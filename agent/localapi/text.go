@@ -25,8 +25,8 @@ func WriteText(out io.Writer, d Document, now time.Time) error {
 	}
 	if u := d.Uplink; u.Server != "" || d.Repository == "" {
 		writeUplink(w, d, ago)
+		fmt.Fprintf(w, "Requests\t%d written down, %d dropped, %d lost since the start\n", d.Telemetry.Written, d.Telemetry.Dropped, d.Telemetry.Lost)
 	}
-	fmt.Fprintf(w, "Requests\t%d written down, %d dropped, %d lost since the start\n", d.Telemetry.Written, d.Telemetry.Dropped, d.Telemetry.Lost)
 	if q := d.Queue; q != nil {
 		fmt.Fprintf(w, "Queue\t%d of at most %d wait for %d places\n", q.Waiting, q.Limit, q.Places)
 	}

@@ -48,7 +48,7 @@ func TestTheTextSaysWhatTheDocumentSays(t *testing.T) {
 		}
 	}
 	out.Reset()
-	if err := WriteText(&out, Document{Repository: "/srv/models", StartedAt: now}, now); err != nil || strings.Contains(out.String(), "Manager") || !strings.Contains(out.String(), "none") {
+	if err := WriteText(&out, Document{Repository: "/srv/models", StartedAt: now}, now); err != nil || strings.Contains(out.String(), "Manager") || strings.Contains(out.String(), "written down") || !strings.Contains(out.String(), "none") {
 		t.Errorf("without a fleet: %v\n%s", err, out.String())
 	}
 }

@@ -204,8 +204,9 @@ func facts(d Document, now time.Time) []section {
 	if l := d.AccessLog; l != nil {
 		agent.Facts = append(agent.Facts, figure{"Access log", fmt.Sprintf("%s lines, %s dropped", formatCount(l.Written), formatCount(l.Dropped)), ""})
 	}
-	t := d.Telemetry
-	agent.Facts = append(agent.Facts, figure{"Telemetry", fmt.Sprintf("%s requests written down, %s dropped, %s lost", formatCount(t.Written), formatCount(t.Dropped), formatCount(t.Lost)), ""})
+	if t := d.Telemetry; d.Uplink.Server != "" || d.Repository == "" { // without a fleet nothing is kept
+		agent.Facts = append(agent.Facts, figure{"Telemetry", fmt.Sprintf("%s requests written down, %s dropped, %s lost", formatCount(t.Written), formatCount(t.Dropped), formatCount(t.Lost)), ""})
+	}
 	out := []section{agent}
 	if u := d.Uplink; u.Server != "" {
 		out = append(out, fleet(d, u, now))

@@ -92,7 +92,12 @@ func (s statusSource) fetch(ctx context.Context) (localapi.Document, error) {
 	switch resp.StatusCode {
 	case http.StatusOK:
 	case http.StatusUnauthorized, http.StatusForbidden:
-		return localapi.Document{}, fmt.Errorf("the agent on %s does not show its status to this caller (%s); give a key whose groups have status with --key-file, or ask over its Unix socket", s.listen, resp.Status)
+		return localapi.Document{}, fmt.Errorf("the agent on %s does not show its status to this caller (%s); give a key whose groups have status with --key-file, or start the agent with --anonymous, which lets callers on this machine in without one", s.listen, resp.Status)
+	case http.StatusBadRequest:
+		if resp.Request.URL.Scheme == "http" && wantsTLS(resp.Body) {
+			return localapi.Document{}, fmt.Errorf("the agent on %s wants TLS; ask it with --listen https://%s, by a name that its certificate has, and --ca-file when this machine does not trust who issued it", s.listen, strings.TrimPrefix(s.listen, "http://"))
+		}
+		fallthrough
 	default:
 		return localapi.Document{}, fmt.Errorf("what listens on %s is no agent that is well: it answers %s", s.listen, resp.Status)
 	}
@@ -101,6 +106,12 @@ func (s statusSource) fetch(ctx context.Context) (localapi.Document, error) {
 		return localapi.Document{}, fmt.Errorf("cannot read the status: %w", err)
 	}
 	return d, nil
+}
+
+// wantsTLS reports whether a body is what Go's servers answer to plain HTTP where they expect TLS.
+func wantsTLS(body io.Reader) bool {
+	text, _ := io.ReadAll(io.LimitReader(body, 256)) // what came of it is enough
+	return strings.Contains(string(text), "HTTP request to an HTTPS server")
 }
 
 // transport returns the way to the agent, and the beginning of its addresses.

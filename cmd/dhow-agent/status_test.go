@@ -68,6 +68,7 @@ func TestWhereTheStatusIsRead(t *testing.T) {
 		{[]string{"--listen", address}, 1, "", "--key-file"},
 		{[]string{"--listen", address, "--key-file", caFile + "x"}, 1, "", "cannot read the key"},
 		{[]string{"--listen", secure.URL}, 1, "", "no agent answers"},
+		{[]string{"--listen", strings.TrimPrefix(secure.URL, "https://")}, 1, "", "wants TLS; ask it with --listen " + secure.URL},
 		{[]string{"--listen", secure.URL, "--ca-file", keyFile}, 1, "", "PEM"},
 		// The key does not follow where an answer points.
 		{[]string{"--listen", strings.TrimPrefix(elsewhere.URL, "http://"), "--key-file", keyFile}, 1, "", "302"},
