@@ -37,8 +37,8 @@ func probeGPUs(ctx context.Context, l lister, timeout time.Duration) ([]*syncv1.
 	}
 	answers := make(chan answer, 1)
 	go func() {
-		defer asking.Store(0)
 		gpus, note := l.list()
+		asking.Store(0) // before the answer, after which the next question may come at once
 		answers <- answer{gpus, note}
 	}()
 	timer := time.NewTimer(timeout)

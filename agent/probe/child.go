@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"math"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
@@ -46,7 +47,7 @@ func Main(stdin io.Reader, stdout io.Writer) int {
 		fmt.Fprintln(os.Stderr, "probe:", err)
 		return 70
 	}
-	t := &trial{request: r}
+	t := &trial{request: r, before: anonymous(os.Getpid())}
 	err := t.try()
 	t.note()
 	var failure *failure
@@ -117,6 +118,7 @@ func (f *failure) Error() string { return f.message }
 type trial struct {
 	request Request
 	answer  answer
+	before  int64 // anonymous memory before anything was loaded
 	spec    *bundle.Spec
 	line    *pipeline.Pipeline
 }
@@ -127,6 +129,9 @@ func (t *trial) note() { t.answer.PeakBytes = max(t.answer.PeakBytes, anonymous(
 func (t *trial) try() error {
 	ctx, cancel := context.WithTimeout(context.Background(), t.request.Wall)
 	defer cancel()
+	if t.request.Model != "" {
+		return t.tryModel(ctx)
+	}
 	folder := os.DirFS(t.request.Dir)
 	b, err := bundle.Load(folder)
 	if err != nil {
@@ -138,7 +143,14 @@ func (t *trial) try() error {
 	}
 	defer func() { _ = t.line.Close() }()
 	t.note()
+	defer t.hold()
 	return t.measure(ctx, folder)
+}
+
+// hold notes what memory stays.
+func (t *trial) hold() {
+	debug.FreeOSMemory() // what the Go heap could give back is not the bundle's
+	t.answer.HeldBytes = max(anonymous(os.Getpid())-t.before, 0)
 }
 
 func (t *trial) load(ctx context.Context) error {
@@ -224,16 +236,16 @@ func (t *trial) measure(ctx context.Context, folder fs.FS) error {
 		inputs[i] = samples[i].Inputs
 	}
 	if len(samples) == 0 {
-		zeros := t.zeros()
-		if zeros == nil {
+		blank := zeros(t.line.Inputs())
+		if blank == nil {
 			return nil
 		}
 		// Without samples there is no telling which requests the model must take: a refusal is no failure, a crash is one,
 		// and so is a lack of memory, which may have left undone what the runtime was to compute when it loaded the model.
-		if _, err := t.line.Infer(ctx, zeros, nil, nil); err != nil {
+		if _, err := t.line.Infer(ctx, blank, nil, nil); err != nil {
 			return t.starved(stepOf(err), err)
 		}
-		inputs = append(inputs, zeros)
+		inputs = append(inputs, blank)
 	}
 	var times []time.Duration
 	for start := time.Now(); len(times) < measureRuns && time.Since(start) < measureFor; {
@@ -292,9 +304,9 @@ func stepOf(err error) string {
 }
 
 // zeros makes a request of zeros, or nothing when an input holds bytes.
-func (t *trial) zeros() []tensor.Tensor {
+func zeros(inputs []tensor.Spec) []tensor.Tensor {
 	var out []tensor.Tensor
-	for _, s := range t.line.Inputs() {
+	for _, s := range inputs {
 		shape := make([]int64, len(s.Shape))
 		for i, d := range s.Shape {
 			if shape[i] = d; d < 0 {

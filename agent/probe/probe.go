@@ -1,8 +1,8 @@
-// Package probe tries a bundle out in a process of its own before it may serve.
+// Package probe tries a bundle, or a model file alone, out in a process of its own before it may serve.
 //
 // Run starts a child, which checks the bundle's folder, loads it as the agent would, answers the golden samples, and
-// measures. The child limits itself (memory, CPU time, file sizes, open files, no core dump) before it touches the
-// bundle, and runs below the agent's priority; Run watches its anonymous memory and the clock and ends it when a budget
+// measures. A model file alone is loaded and answers a request of zeros. The child limits itself (memory, CPU time,
+// file sizes, open files, no core dump) before it touches the bundle, and runs below the agent's priority; Run watches its anonymous memory and the clock and ends it when a budget
 // is spent, so that a bundle that loops, swells or crashes the model runtime costs the agent nothing but a Result that
 // says so. The child's own limit on memory is on what it may have mapped, which is more than what it uses: it stops one
 // big step at once, where the watch would see it when it is done; the watch stops many small ones.
@@ -45,14 +45,19 @@ const (
 
 // Request says what to try and what it may cost.
 type Request struct {
-	Dir     string `json:"dir"`     // the bundle's folder
-	Variant string `json:"variant"` // "" is the bundle's default
+	Dir     string `json:"dir,omitempty"`     // the bundle's folder
+	Variant string `json:"variant,omitempty"` // "" is the bundle's default
+	// Model is the path of a model file, which is tried in place of a bundle. The caller has looked at it (agent/modelfile).
+	// With Rows, two invented rows are tried too, alone and together.
+	Model string `json:"model,omitempty"`
+	Rows  bool   `json:"rows,omitempty"`
 	// MemoryBytes of anonymous memory; 0 means the default budget of a bundle.
 	MemoryBytes int64 `json:"memoryBytes"`
 	// CPUSeconds of processor time; 0 means twice Wall.
 	CPUSeconds uint64 `json:"cpuSeconds"`
 	// Wall is how long it may take in all; 0 means two minutes.
-	Wall time.Duration `json:"wall"`
+	Wall    time.Duration `json:"wall"`
+	Threads int           `json:"threads,omitempty"` // of a model file; 0: one
 	// Library is the path of ONNX Runtime, "" to be looked for; WasmCache is the folder of compiled WASM code that is
 	// shared with the agent, "" for none.
 	Library   string `json:"library,omitempty"`
@@ -70,7 +75,8 @@ type Result struct {
 
 	LoadMillis   int64  `json:"loadMillis,omitempty"`
 	MedianMicros int64  `json:"medianMicros,omitempty"` // of one request; 0 when there was no sample to measure with
-	PeakBytes    int64  `json:"peakBytes,omitempty"`    // of anonymous memory
+	PeakBytes    int64  `json:"peakBytes,omitempty"`    // of anonymous memory, of the whole process
+	HeldBytes    int64  `json:"heldBytes,omitempty"`    // what of it came with the bundle and stayed after the last request
 	Provider     string `json:"provider,omitempty"`
 }
 
@@ -115,6 +121,14 @@ func Run(ctx context.Context, r Request) (Result, error) {
 		return Result{}, err
 	}
 	return c.result()
+}
+
+// what names in messages what was tried.
+func (r *Request) what() string {
+	if r.Model != "" {
+		return "the model"
+	}
+	return "the bundle"
 }
 
 // child is a probe's process as its parent sees it.
@@ -193,6 +207,7 @@ func (c *child) result() (Result, error) {
 	failed := func(reason, format string, args ...any) (Result, error) {
 		return Result{Reason: reason, Message: fmt.Sprintf(format, args...), Detail: c.stderr.String(), PeakBytes: c.peak}, nil
 	}
+	what := c.request.what()
 	cpu := c.state.UserTime() + c.state.SystemTime()
 	var a answer
 	if line := lastLine(c.stdout.buf); c.killed == "" && c.state.Success() && json.Unmarshal(line, &a) == nil {
@@ -210,17 +225,17 @@ func (c *child) result() (Result, error) {
 	status, _ := c.state.Sys().(syscall.WaitStatus)
 	switch {
 	case c.killed == MemoryLimit:
-		return failed(MemoryLimit, "the bundle takes %s of memory, its budget is %s", bundle.FormatSize(c.peak), bundle.FormatSize(c.request.MemoryBytes))
+		return failed(MemoryLimit, "%s takes %s of memory, its budget is %s", what, bundle.FormatSize(c.peak), bundle.FormatSize(c.request.MemoryBytes))
 	case c.killed == TimeLimit:
-		return failed(TimeLimit, "the bundle was not ready after %v", c.request.Wall)
+		return failed(TimeLimit, "%s was not ready after %v", what, c.request.Wall)
 	case status.Signaled() && status.Signal() == syscall.SIGKILL && cpu >= time.Duration(c.request.CPUSeconds)*time.Second-time.Second/2:
-		return failed(TimeLimit, "the bundle took %d s of processor time without being ready", c.request.CPUSeconds)
+		return failed(TimeLimit, "%s took %d s of processor time without being ready", what, c.request.CPUSeconds)
 	case c.starved():
-		return failed(MemoryLimit, "the bundle asked for more memory than its budget of %s", bundle.FormatSize(c.request.MemoryBytes))
+		return failed(MemoryLimit, "%s asked for more memory than its budget of %s", what, bundle.FormatSize(c.request.MemoryBytes))
 	case status.Signaled() && status.Signal() == syscall.SIGKILL:
-		return failed(MemoryLimit, "the system ended the probe, most likely for lack of memory, while the bundle had %s", bundle.FormatSize(c.peak))
+		return failed(MemoryLimit, "the system ended the probe, most likely for lack of memory, while %s had %s", what, bundle.FormatSize(c.peak))
 	}
-	return failed(Crashed, "the bundle crashed the process that tried it (%s)", c.crash(status))
+	return failed(Crashed, "%s crashed the process that tried it (%s)", what, c.crash(status))
 }
 
 // starved is whether the process ended itself since it was refused memory, as the Go runtime and C++ put it.
