@@ -174,7 +174,8 @@ func (a *Agent) reconciler(ctx context.Context, d Deps, fetch apply.Fetcher) (*a
 	}
 	m := &models{
 		engine: engine, wasm: wasm, places: a.server.Places, responses: a.server.Responses, threads: a.config.Threads,
-		library: a.config.OnnxRuntime, cache: cache, probe: d.ProbeCommand, log: a.log,
+		library: a.config.OnnxRuntime, cache: cache, probe: d.ProbeCommand, memory: a.server.Memory, log: a.log,
+		tried: map[string]int64{},
 	}
 	return apply.New(ctx, apply.Deps{
 		Dir: a.config.Data, Records: a.store, Blobs: a.blobs, Fetch: fetch, Table: a.server.Table,

@@ -101,6 +101,7 @@ outputs: [{name: y, datatype: FP32, shape: [-1, 2]}]
 func settings(dir string) config.Config {
 	c := config.Default()
 	c.Data, c.Server, c.Listen, c.RetryMax, c.DeliverInterval = dir, "127.0.0.1:1", "127.0.0.1:0", 50*time.Millisecond, time.Hour
+	c.GRPCListen, c.MetricsListen = config.Off, config.Off // another agent of this machine may have their addresses
 	return c
 }
 

@@ -11,11 +11,15 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"time"
 
+	"github.com/dhowfleet/dhow/agent/admission"
 	"github.com/dhowfleet/dhow/agent/apply"
 	"github.com/dhowfleet/dhow/agent/batching"
 	"github.com/dhowfleet/dhow/agent/inference"
+	"github.com/dhowfleet/dhow/agent/memory"
+	"github.com/dhowfleet/dhow/agent/modelfile"
 	"github.com/dhowfleet/dhow/agent/pipeline"
 	"github.com/dhowfleet/dhow/agent/probe"
 	"github.com/dhowfleet/dhow/agent/responsecache"
@@ -34,14 +38,21 @@ type models struct {
 	threads        int
 	library, cache string
 	probe          []string
+	memory         *memory.Account
 	log            *slog.Logger
+
+	mu    sync.Mutex
+	tried map[string]int64 // by folder, what a bundle held in its probe, until it is loaded
 }
 
 // probeMargin is what a probe may take beyond the bundle's own budgets, on a busy machine.
 const probeMargin = 2 * time.Minute
 
-// try probes a bundle in a child process.
+// try probes a bundle in a child process, if there is memory for it: what cannot be loaded afterwards is not worth the try.
 func (m *models) try(ctx context.Context, dir string, spec *bundle.Spec) (apply.Verdict, error) {
+	if err := m.memory.Check(spec.Name, spec.Version, m.need(dir, spec), 0); err != nil {
+		return apply.Verdict{}, err
+	}
 	r, err := probe.Run(ctx, probe.Request{
 		Dir: dir, MemoryBytes: spec.Budgets.Memory, Wall: spec.Budgets.Load + bundle.MaxGoldens*spec.Budgets.Infer/4 + probeMargin,
 		Library: m.library, WasmCache: m.cache, Command: m.probe,
@@ -50,12 +61,70 @@ func (m *models) try(ctx context.Context, dir string, spec *bundle.Spec) (apply.
 		return apply.Verdict{}, err
 	}
 	m.log.Info("a bundle was probed", "model", spec.Name, "version", spec.Version, "ok", r.OK, "reason", r.Reason, "message", r.Message, "detail", r.Detail,
-		"load_ms", r.LoadMillis, "median_us", r.MedianMicros, "peak_bytes", r.PeakBytes, "provider", r.Provider)
+		"load_ms", r.LoadMillis, "median_us", r.MedianMicros, "peak_bytes", r.PeakBytes, "held_bytes", r.HeldBytes, "provider", r.Provider)
+	if r.OK && r.HeldBytes > 0 {
+		m.mu.Lock()
+		m.tried[dir] = r.HeldBytes
+		m.mu.Unlock()
+	}
 	return apply.Verdict{OK: r.OK, Reason: r.Reason, Message: r.Message}, nil
 }
 
+// need is what a bundle's models take: as the probe measured it in this process' time, otherwise as its files say. What
+// cannot be read says so when it is loaded.
+func (m *models) need(dir string, spec *bundle.Spec) admission.Need {
+	m.mu.Lock()
+	held := m.tried[dir]
+	m.mu.Unlock()
+	if held > 0 {
+		return admission.Need{Peak: held}
+	}
+	v, _ := spec.Variant("")
+	files := []string{v.File}
+	if len(spec.Stages) > 0 {
+		files = nil
+	}
+	for i := range spec.Stages {
+		if f := spec.Stages[i].Runs(v); f != "" {
+			files = append(files, f)
+		}
+	}
+	var n admission.Need
+	for _, f := range files {
+		if g, err := modelfile.Inspect(filepath.Join(dir, filepath.FromSlash(f))); err == nil {
+			n.Estimate += memory.Of(g, 1)
+		}
+	}
+	return n
+}
+
+// admit counts a bundle that is about to be loaded. One that served before is not asked whether it fits.
+func (m *models) admit(dir string, spec *bundle.Spec, served bool) (*memory.Grant, error) {
+	need := m.need(dir, spec)
+	grant, err := m.memory.Admit(spec.Name, spec.Version, need, 0)
+	if err != nil && served {
+		m.log.Warn("a model that served before is loaded although memory is short", "model", spec.Name, "version", spec.Version, "error", err)
+		return m.memory.Note(spec.Name, spec.Version, need), nil
+	}
+	if err == nil {
+		m.mu.Lock()
+		delete(m.tried, dir)
+		m.mu.Unlock()
+	}
+	return grant, err
+}
+
 // open loads a bundle into this process. Loading reads whole files into memory that is not needed again.
-func (m *models) open(ctx context.Context, dir string, spec *bundle.Spec) (apply.Runner, error) {
+func (m *models) open(ctx context.Context, dir string, spec *bundle.Spec, served bool) (_ apply.Runner, err error) {
+	grant, err := m.admit(dir, spec, served)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			grant.Release()
+		}
+	}()
 	deps := pipeline.Deps{Engine: m.engine, Wasm: m.wasm, Model: inference.Options{Threads: m.threads}, Logger: m.log}
 	if b := spec.Batching; b != nil {
 		deps.Batching = &batching.Options{
@@ -73,7 +142,7 @@ func (m *models) open(ctx context.Context, dir string, spec *bundle.Spec) (apply
 	if err != nil {
 		return nil, err
 	}
-	c := &loadedCopy{Runner: p, provider: p.Provider(), labels: labels}
+	c := &loadedCopy{Runner: p, provider: p.Provider(), labels: labels, release: grant.Release}
 	if spec.Cache && m.responses != nil {
 		c.Runner = m.responses.Wrap(spec.Name, spec.Version, p)
 	}
@@ -85,6 +154,14 @@ type loadedCopy struct {
 	serving.Runner
 	provider string
 	labels   map[string][]string
+	release  func()
+}
+
+// Close implements serving.Runner, and gives back what the copy was admitted for.
+func (c *loadedCopy) Close() error {
+	err := c.Runner.Close()
+	c.release()
+	return err
 }
 
 // Provider implements apply.Runner.

@@ -78,14 +78,14 @@ func Decide(b Budgets, m Machine, loaded []Loaded, name, version string, need Ne
 	all := add(taken, n)
 	const (
 		raiseOne = "raise the budget for one model, or serve a smaller variant"
-		raiseAll = "unload a model, or raise the budget for all"
+		raiseAll = "unload a model, or raise the budget for all (model-memory)"
 		machine  = "unload a model, or give the machine (or its container) more memory"
 	)
 	switch size := bundle.FormatSize; {
 	case b.Model > 0 && n > b.Model:
 		return refused("memory-model", raiseOne, "one model may take %s", size(b.Model))
 	case b.Total > 0 && n > b.Total:
-		return refused("memory-total", "raise the budget for all models, or serve a smaller variant", "all models together may take %s", size(b.Total))
+		return refused("memory-total", "raise the budget for all models (model-memory), or serve a smaller variant", "all models together may take %s", size(b.Total))
 	case b.Total > 0 && all > b.Total:
 		return refused("memory-total", raiseAll, "but %s of the %s for all models are taken by %d others", size(taken), size(b.Total), len(loaded))
 	case m.Memory > 0 && add(all, b.Reserve) > m.Memory:

@@ -21,7 +21,7 @@ func TestTheSentences(t *testing.T) {
 	}{
 		{Budgets{Model: 512 * mb}, Machine{}, Need{Estimate: 1536 * mb}, "memory-model", "model m version 2 needs about 1.5GiB of memory, one model may take 512MiB; raise"},
 		{Budgets{Model: 512 * mb}, Machine{}, Need{Estimate: 100 * mb, Peak: 600 * mb}, "memory-model", "needs 600MiB (measured) of memory, one model may take 512MiB"},
-		{Budgets{Total: 512 * mb}, Machine{}, Need{Estimate: 513 * mb}, "memory-total", "all models together may take 512MiB; raise"},
+		{Budgets{Total: 512 * mb}, Machine{}, Need{Estimate: 513 * mb}, "memory-total", "all models together may take 512MiB; raise the budget for all models (model-memory)"},
 		{Budgets{Total: 512 * mb}, Machine{}, Need{Estimate: 200 * mb}, "memory-total", "400MiB of the 512MiB for all models are taken by 2 others"},
 		{Budgets{Reserve: 100 * mb}, Machine{Memory: 512 * mb}, Need{Estimate: 20 * mb}, "memory-machine", "of the machine's 512MiB, 400MiB are taken by 2 others and 100MiB are kept free"},
 		{Budgets{Reserve: 10 * mb}, Machine{Memory: 4096 * mb, Available: 25 * mb}, Need{Estimate: 20 * mb}, "memory-machine", "only 25MiB of the machine's memory are free, of which 10MiB are to stay so"},

@@ -70,10 +70,12 @@ type Deps struct {
 	Blobs   *blob.Store
 	Fetch   Fetcher
 	Table   Table
-	// Probe tries a bundle in a process of its own. An error says that the node could not, and nothing of the bundle.
+	// Probe tries a bundle in a process of its own. An error says that the node could not, and nothing of the bundle; an
+	// *admission.Refused that there is no memory for it.
 	Probe func(ctx context.Context, dir string, spec *bundle.Spec) (Verdict, error)
-	// Open loads a bundle into this process.
-	Open func(ctx context.Context, dir string, spec *bundle.Spec) (Runner, error)
+	// Open loads a bundle into this process. One that has served before is loaded whatever memory there is: a node must not
+	// lose a model by being started again. Otherwise the error may be an *admission.Refused.
+	Open func(ctx context.Context, dir string, spec *bundle.Spec, served bool) (Runner, error)
 	// Declare says which counters of a version may leave the node.
 	Declare func(ctx context.Context, model, version string, counters []string) error
 	Health  *health.Registry
@@ -288,7 +290,7 @@ func (r *Reconciler) advance(ctx context.Context) time.Duration {
 // warn raises the warnings that copies give cause for, and clears those that none does.
 func (r *Reconciler) warn() {
 	for reason, code := range map[string]health.Code{
-		deploy.WaitSpace: health.DiskFull, deploy.WaitNodeFault: health.NodeFault, deploy.WaitCorrupt: health.BlobCorrupt,
+		deploy.WaitSpace: health.DiskFull, deploy.WaitMemory: health.MemoryShort, deploy.WaitNodeFault: health.NodeFault, deploy.WaitCorrupt: health.BlobCorrupt,
 	} {
 		var names []string
 		for _, e := range r.copies {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/dhowfleet/dhow/agent/admission"
 	"github.com/dhowfleet/dhow/agent/deploy"
 	"github.com/dhowfleet/dhow/agent/health"
 	"github.com/dhowfleet/dhow/agent/inference"
@@ -192,11 +193,11 @@ func (m *machine) start(d *deploy.Desired) {
 			}
 			return Verdict{OK: true}, nil
 		},
-		Open: func(_ context.Context, dir string, spec *bundle.Spec) (Runner, error) {
+		Open: func(_ context.Context, dir string, spec *bundle.Spec, served bool) (Runner, error) {
 			m.mu.Lock()
 			defer m.mu.Unlock()
 			m.loads = append(m.loads, spec.Version)
-			if err := m.loadErr[spec.Version]; err != nil {
+			if err := m.loadErr[spec.Version]; err != nil && !(served && errors.As(err, new(*admission.Refused))) {
 				return nil, err
 			}
 			r := &runner{version: spec.Version, mu: &m.mu}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/dhowfleet/dhow/agent/admission"
 	"github.com/dhowfleet/dhow/agent/deploy"
 	"github.com/dhowfleet/dhow/agent/health"
 	"github.com/dhowfleet/dhow/agent/inference"
@@ -61,7 +62,7 @@ func (r *Reconciler) load(ctx context.Context, k deploy.Key) deploy.Outcome {
 		// The counters stay on the node; what the model answers matters more.
 		r.Logger.Error("cannot record which counters may leave the node", "model", k.Model, "version", k.Version, "error", err)
 	}
-	runner, err := r.Open(ctx, r.dir(k), spec)
+	runner, err := r.Open(ctx, r.dir(k), spec, served(r, k))
 	if err != nil {
 		return r.loadOutcome(ctx, k, err)
 	}
@@ -103,6 +104,9 @@ func (r *Reconciler) loadOutcome(ctx context.Context, k deploy.Key, err error) d
 	if ctx.Err() != nil {
 		return deploy.Outcome{Result: deploy.Canceled}
 	}
+	if refused, ok := errors.AsType[*admission.Refused](err); ok {
+		return r.noMemory(k, refused)
+	}
 	r.Logger.Error("cannot load a model", "model", k.Model, "version", k.Version, "error", err)
 	if runtime, ok := errors.AsType[*inference.RuntimeError](err); ok {
 		r.Health.Raise(health.OnnxRuntimeMissing, runtime.Message+" ("+runtime.Remedy+")")
@@ -129,6 +133,15 @@ func (r *Reconciler) loadOutcome(ctx context.Context, k deploy.Key, err error) d
 		part = failed.Step
 	}
 	return deploy.Outcome{Result: deploy.Refused, Reason: deploy.ReasonLoadFailed, Text: part + " could not be loaded; the agent's log says why"}
+}
+
+// noMemory says what it means that a copy is not admitted: others may go, but the machine does not grow.
+func (r *Reconciler) noMemory(k deploy.Key, refused *admission.Refused) deploy.Outcome {
+	r.Logger.Warn("there is no memory for a model", "model", k.Model, "version", k.Version, "code", refused.Code, "message", refused.Message, "remedy", refused.Remedy)
+	if refused.Lasting {
+		return deploy.Outcome{Result: deploy.Refused, Reason: deploy.ReasonMemoryLimit, Text: bounded(refused.Error())}
+	}
+	return deploy.Outcome{Result: deploy.NoMemory, Text: bounded(refused.Error())}
 }
 
 func codeOf(err error) telemetry.Code {

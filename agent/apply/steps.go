@@ -10,6 +10,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/dhowfleet/dhow/agent/admission"
 	"github.com/dhowfleet/dhow/agent/deploy"
 	"github.com/dhowfleet/dhow/agent/health"
 	"github.com/dhowfleet/dhow/agent/inference"
@@ -222,6 +223,9 @@ func (r *Reconciler) probe(ctx context.Context, k deploy.Key) deploy.Outcome {
 
 // probeOutcome says what it means for the copy that the node could not probe it.
 func (r *Reconciler) probeOutcome(k deploy.Key, err error) deploy.Outcome {
+	if refused, ok := errors.AsType[*admission.Refused](err); ok {
+		return r.noMemory(k, refused)
+	}
 	r.nodeFault(k, err)
 	if runtime, ok := errors.AsType[*inference.RuntimeError](err); ok {
 		r.Health.Raise(health.OnnxRuntimeMissing, runtime.Message+" ("+runtime.Remedy+")")

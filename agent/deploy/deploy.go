@@ -11,7 +11,8 @@
 //
 // or to failed, with a reason. A copy keeps serving until its successor is loaded, and stays on disk until the
 // successor has served for Soak. Being offline, a manager that sheds load and a full disk are not failures: the copy
-// waits in the state it is in, with a reason, and the node tries again. A failed digest is not tried again before the
+// waits in the state it is in, with a reason, and the node tries again. So is memory that others take; what would not fit
+// even by itself fails. A failed digest is not tried again before the
 // retry counter in the desired state rises.
 package deploy
 
@@ -45,6 +46,7 @@ const (
 	ReasonArtifactMissing = "artifact-missing" // the registry does not have it, several times
 	ReasonLoadFailed      = "load-failed"      // it was probed, but the serving process cannot load it
 	ReasonTimeLimit       = "time-limit"       // a step that the node had begun did not end
+	ReasonMemoryLimit     = "memory-limit"     // it needs more memory than the node has, or may give to models
 	ReasonCrashedProcess  = "crashed-process"  // the agent died while it loaded the copy, MaxCrashes times in a row
 )
 
@@ -52,6 +54,7 @@ const (
 const (
 	WaitOffline   = "waiting-network" // the manager cannot be reached, or asks to come later
 	WaitSpace     = "no-space"        // the disk is full
+	WaitMemory    = "no-memory"       // others take the memory that it needs
 	WaitCorrupt   = "blob-corrupt"    // a file changed on disk and is fetched again
 	WaitMissing   = "waiting-artifact"
 	WaitMismatch  = "refetching"

@@ -39,7 +39,7 @@ func TestConverges(t *testing.T) {
 					if i < len(n.copies) && n.copies[i].Busy != None && rapid.Bool().Draw(t, "ends") {
 						o := n.outcome(&n.copies[i])
 						if o.Result == Done && rapid.IntRange(0, 3).Draw(t, "luck") == 0 {
-							o.Result = rapid.SampledFrom([]Result{Unavailable, NoSpace, NodeFault, Missing, Mismatch, Corrupt, Canceled}).Draw(t, "misfortune")
+							o.Result = rapid.SampledFrom([]Result{Unavailable, NoSpace, NoMemory, NodeFault, Missing, Mismatch, Corrupt, Canceled}).Draw(t, "misfortune")
 						}
 						n.end(&n.copies[i], o)
 					}
@@ -134,7 +134,7 @@ func TestNeverWithoutAServingCopy(t *testing.T) {
 				if n.copies[i].Busy != None && rapid.Bool().Draw(t, "ends") {
 					o := n.outcome(&n.copies[i])
 					if o.Result == Done && rapid.IntRange(0, 3).Draw(t, "luck") == 0 {
-						o.Result = rapid.SampledFrom([]Result{Unavailable, NoSpace, NodeFault, Missing, Mismatch, Corrupt, Canceled}).Draw(t, "misfortune")
+						o.Result = rapid.SampledFrom([]Result{Unavailable, NoSpace, NoMemory, NodeFault, Missing, Mismatch, Corrupt, Canceled}).Draw(t, "misfortune")
 					}
 					n.end(&n.copies[i], o)
 				}

@@ -10,6 +10,7 @@ const (
 	Done        Result = iota
 	Unavailable        // offline, or asked to come later: not the artifact's fault, tried for ever
 	NoSpace            // the disk is full: tried for ever
+	NoMemory           // others take the memory that it needs: tried for ever
 	Missing            // the registry answers that it does not have it
 	Mismatch           // what came is not what the digest names
 	Corrupt            // a file on disk is no longer what its digest names: fetched again
@@ -30,7 +31,7 @@ type Outcome struct {
 var tries = map[Result]int{Missing: 6, Mismatch: 3, Corrupt: 3}
 
 var waits = map[Result]string{
-	Unavailable: WaitOffline, NoSpace: WaitSpace, Missing: WaitMissing, Mismatch: WaitMismatch, Corrupt: WaitCorrupt, NodeFault: WaitNodeFault,
+	Unavailable: WaitOffline, NoSpace: WaitSpace, NoMemory: WaitMemory, Missing: WaitMissing, Mismatch: WaitMismatch, Corrupt: WaitCorrupt, NodeFault: WaitNodeFault,
 }
 
 var exhausted = map[Result]string{

@@ -24,6 +24,7 @@ type Code string
 // The codes.
 const (
 	DiskFull            Code = "disk-full"
+	MemoryShort         Code = "memory-short"
 	BlobCorrupt         Code = "blob-corrupt"
 	StateSetAside       Code = "state-set-aside"
 	TelemetrySetAside   Code = "telemetry-set-aside"
@@ -53,6 +54,7 @@ type text struct{ sentence, remedy string }
 
 var texts = map[Code]text{
 	DiskFull:            {"the disk that holds the agent's state has no room for what is to be fetched", "free space on it or give the agent a larger one; the agent tries again by itself"},
+	MemoryShort:         {"a model is to be served for which there is no memory now", "end other programs on the machine, take a model off it, give it more memory, or raise model-memory where that is set; the agent tries again by itself"},
 	BlobCorrupt:         {"a file of a model changed on disk and is fetched again", "check the disk and its cables (smartctl, dmesg); replace it when this comes back"},
 	StateSetAside:       {"the agent's state was damaged and was begun anew", "nothing, when it happened once; check the disk when it comes back. The damaged file was kept"},
 	TelemetrySetAside:   {"the agent's telemetry was damaged and was begun anew", "nothing, when it happened once; check the disk when it comes back. The damaged file was kept"},

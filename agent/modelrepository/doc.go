@@ -2,8 +2,8 @@
 //
 // The folder is read into values (which models there are, which versions, what their files look like), these are
 // compared with what was last tried, and what differs is loaded or unloaded. A load reads the configuration, completes
-// it from the model file and checks both before any runtime sees them, asks for admission and for a trial in a process
-// of its own, opens the instances, warms them up, and only then puts all versions into the serving table in one step. A
+// it from the model file and checks both before any runtime sees them, asks for admission (which may mean a trial in a
+// process of its own), opens the instances, warms them up, and only then puts all versions into the serving table in one step. A
 // load makes all that the configuration asks for, or it leaves what served as it was and says why in the index.
 //
 // The highest version answers requests that name none, the others those that name them. An ensemble calls its models

@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 
+	"github.com/dhowfleet/dhow/agent/admission"
 	"github.com/dhowfleet/dhow/agent/inference"
 	"github.com/dhowfleet/dhow/agent/serving"
 	"github.com/dhowfleet/dhow/models/triton"
@@ -68,7 +70,7 @@ func (r *Repository) load(ctx context.Context, f *folder, chain []string) error 
 	gone := slices.DeleteFunc(m.loaded, func(l loaded) bool {
 		return slices.ContainsFunc(next, func(n loaded) bool { return n.runner == l.runner })
 	})
-	m.loaded = next
+	m.loaded, m.told = next, ""
 	r.replace(m, gone, unloaded)
 	r.Logger.Info("a model is loaded", "model", m.name, "version", strconv.FormatInt(next[len(next)-1].version, 10), "versions", len(next))
 	return nil
@@ -253,7 +255,12 @@ func (r *Repository) failed(m *model, versions []int64, err error) error {
 		r.Logger.Info("an ensemble waits for a model", "model", m.name, "error", err)
 	} else {
 		err = fmt.Errorf("cannot load model %q: %w", m.name, err)
-		r.Logger.Error("a model cannot be loaded", "model", m.name, "error", err, "serving", len(m.loaded))
+		level := slog.LevelError
+		if m.told == err.Error() { // it is tried again at each look
+			level = slog.LevelDebug
+		}
+		m.told = err.Error()
+		r.Logger.Log(context.Background(), level, "a model cannot be loaded", "model", m.name, "error", err, "serving", len(m.loaded))
 	}
 	m.err = err
 	r.mu.Lock()
@@ -279,6 +286,9 @@ func (r *Repository) failed(m *model, versions []int64, err error) error {
 
 // transient reports whether a load may come about with the same files.
 func transient(err error) bool {
+	if refused, ok := errors.AsType[*admission.Refused](err); ok {
+		return !refused.Lasting
+	}
 	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || errors.As(err, new(*inference.RuntimeError))
 }
 

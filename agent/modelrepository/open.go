@@ -52,7 +52,7 @@ func (r *Repository) openModel(ctx context.Context, f *folder, v int64, c *trito
 	if err != nil {
 		return l, err
 	}
-	candidate := &Candidate{Model: f.name, Version: v, File: file, Graph: g, Config: c, Instances: copies}
+	candidate := &Candidate{Model: f.name, Version: v, File: file, Graph: g, Config: c, Instances: copies, Options: options, Rows: done.MaxBatchSize}
 	release, err := r.admitted(ctx, candidate)
 	if err != nil {
 		return l, err
@@ -68,7 +68,7 @@ func (r *Repository) openModel(ctx context.Context, f *folder, v int64, c *trito
 	return l, nil
 }
 
-// admitted asks for admission and a trial.
+// admitted asks for admission.
 func (r *Repository) admitted(ctx context.Context, c *Candidate) (release func(), err error) {
 	if r.Admit != nil {
 		if release, err = r.Admit(ctx, c); err != nil {
@@ -77,12 +77,6 @@ func (r *Repository) admitted(ctx context.Context, c *Candidate) (release func()
 	}
 	if release == nil {
 		release = func() {}
-	}
-	if r.Probe != nil {
-		if err := r.Probe(ctx, c); err != nil {
-			release()
-			return nil, err
-		}
 	}
 	return release, nil
 }

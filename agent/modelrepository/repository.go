@@ -57,6 +57,9 @@ type Candidate struct {
 	Graph     *graph.Graph // nil for a WASM module
 	Config    *triton.Config
 	Instances int // that have weights of their own
+	Options   inference.Options
+	// Rows is set when two invented rows will be tried, to see whether requests may be joined.
+	Rows bool
 }
 
 // Config of a Repository. Dir, Engine and Table must be set.
@@ -79,11 +82,9 @@ type Config struct {
 	Places *serving.Places // those of the table; nil leaves batches unbounded
 	// Options are those of models that say nothing of threads and devices.
 	Options inference.Options
-	// Admit is asked before a candidate is opened; its error is the reason why it is not. release, which may be nil, is
-	// called once the version is closed. Nil admits all.
+	// Admit is asked before a candidate is opened, and may try it out elsewhere first; its error is the reason why it is not
+	// opened. release, which may be nil, is called once the version is closed. Nil admits all.
 	Admit func(ctx context.Context, c *Candidate) (release func(), err error)
-	// Probe tries a candidate out in a process of its own; nil tries none.
-	Probe func(ctx context.Context, c *Candidate) error
 	// Cache answers for models with response_cache; nil leaves them without.
 	Cache interface {
 		Wrap(model, version string, r serving.Runner) serving.Runner
@@ -113,6 +114,7 @@ type model struct {
 	override []byte // a configuration in place of the file's
 	tried    print  // of the folder when it was last loaded
 	err      error  // why the last load failed
+	told     string // what the log says of it already
 	again    bool   // it failed for reasons that are not the files'
 	waits    bool   // it failed for want of a model that comes before it
 	needs    []need // of an ensemble

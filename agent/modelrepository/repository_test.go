@@ -246,10 +246,10 @@ func TestLinksThatOperatorsMake(t *testing.T) {
 	b.serves("m", "1", 0)
 }
 
-func TestAdmissionAndTrialComeBeforeTheRuntime(t *testing.T) {
+func TestAdmissionComesBeforeTheRuntime(t *testing.T) {
 	ctx := context.Background()
-	admitted, probed, released := 0, 0, 0
-	var refuse, fail error
+	admitted, released := 0, 0
+	var refuse error
 	b := newBench(t, Config{
 		Mode: Explicit,
 		Admit: func(_ context.Context, c *Candidate) (func(), error) {
@@ -262,26 +262,25 @@ func TestAdmissionAndTrialComeBeforeTheRuntime(t *testing.T) {
 			admitted++
 			return func() { released++ }, nil
 		},
-		Probe: func(context.Context, *Candidate) error { probed++; return fail },
 	})
 	b.add("m", 1)
 	refuse = errors.New("it needs 9 GiB, there are 2")
 	wants(t, b.repo.Load(ctx, "m", nil), "9 GiB")
-	if probed != 0 || b.engine.Loads() != 0 {
-		t.Error("what was not admitted was tried")
+	if b.engine.Loads() != 0 {
+		t.Error("what was not admitted was loaded")
 	}
-	refuse, fail = nil, errors.New("it crashed the process that tried it")
-	wants(t, b.repo.Load(ctx, "m", nil), "crashed")
-	if b.engine.Loads() != 0 || released != 1 {
-		t.Error("what failed its trial was loaded, or keeps its memory: released", released)
-	}
-	fail = nil
+	refuse = nil
 	b.load("m")
 	if err := b.repo.Unload(ctx, "m", false); err != nil {
 		t.Fatal(err)
 	}
-	if admitted != 2 || released != 2 {
+	if admitted != 1 || released != 1 {
 		t.Errorf("admitted %d times and released %d times", admitted, released)
+	}
+	b.engine.Define(filepath.Join(b.repo.root, "m/1/model.onnx"), inferencetest.Definition{Err: errors.New("the runtime refuses it")})
+	wants(t, b.repo.Load(ctx, "m", nil), "the runtime refuses it")
+	if admitted != 2 || released != 2 {
+		t.Errorf("what the runtime refuses keeps its memory: admitted %d times and released %d times", admitted, released)
 	}
 }
 

@@ -47,7 +47,7 @@ func Main(stdin io.Reader, stdout io.Writer) int {
 		fmt.Fprintln(os.Stderr, "probe:", err)
 		return 70
 	}
-	t := &trial{request: r, before: anonymous(os.Getpid())}
+	t := &trial{request: r}
 	err := t.try()
 	t.note()
 	var failure *failure
@@ -118,7 +118,7 @@ func (f *failure) Error() string { return f.message }
 type trial struct {
 	request Request
 	answer  answer
-	before  int64 // anonymous memory before anything was loaded
+	before  int64 // anonymous memory when the runtime was there and nothing was loaded
 	spec    *bundle.Spec
 	line    *pipeline.Pipeline
 }
@@ -159,7 +159,8 @@ func (t *trial) load(ctx context.Context) error {
 	if err != nil {
 		return &failure{reason: WasmFailed, message: "the WASM runtime cannot be started", detail: err.Error()}
 	}
-	deps := pipeline.Deps{Engine: onnxruntime.New(t.request.Library), Wasm: wasm, Instances: 1}
+	engine := t.runtime()
+	deps := pipeline.Deps{Engine: engine, Wasm: wasm, Instances: 1}
 	t.line, err = pipeline.Open(ctx, deps, t.request.Dir, *t.spec, t.request.Variant)
 	if err != nil {
 		return t.loadFailure(err)
@@ -167,6 +168,14 @@ func (t *trial) load(ctx context.Context) error {
 	t.answer.LoadMillis = time.Since(start).Milliseconds()
 	t.answer.Provider = t.line.Provider()
 	return nil
+}
+
+// runtime opens ONNX Runtime, which has memory of its own that is no model's.
+func (t *trial) runtime() *onnxruntime.Engine {
+	engine := onnxruntime.New(t.request.Library)
+	_ = engine.Open() // the load says what is wrong with it, if it needs it
+	t.before = anonymous(os.Getpid())
+	return engine
 }
 
 func (t *trial) loadFailure(err error) error {

@@ -6,15 +6,15 @@ import (
 	"time"
 
 	"github.com/dhowfleet/dhow/agent/inference"
-	"github.com/dhowfleet/dhow/agent/inference/onnxruntime"
 	"github.com/dhowfleet/dhow/agent/modelrepository/invented"
 )
 
 // tryModel loads a model file and lets it answer. Which requests it must take is not known, so that a refusal is no
 // failure; a crash is one, and so is a lack of memory.
 func (t *trial) tryModel(ctx context.Context) error {
+	engine := t.runtime()
 	start := time.Now()
-	m, err := onnxruntime.New(t.request.Library).Load(ctx, t.request.Model, inference.Options{Threads: t.request.Threads})
+	m, err := engine.Load(ctx, t.request.Model, inference.Options{Threads: t.request.Threads})
 	if err != nil {
 		return t.modelFailure(ctx, err)
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/dhowfleet/dhow/agent/endpoints"
 	"github.com/dhowfleet/dhow/agent/health"
 	"github.com/dhowfleet/dhow/agent/localapi"
+	"github.com/dhowfleet/dhow/agent/memory"
 	"github.com/dhowfleet/dhow/agent/modelrepository"
 	"github.com/dhowfleet/dhow/agent/openinference"
 	"github.com/dhowfleet/dhow/agent/openinference/grpcapi"
@@ -46,6 +47,8 @@ type Server struct {
 	Table      *serving.Table
 	Places     *serving.Places
 	Statistics *statistics.Registry
+	// Memory keeps account of what models take.
+	Memory *memory.Account
 	// Responses keeps answers for models that want it; nil where no memory is given to it.
 	Responses *responsecache.Cache
 
@@ -95,6 +98,7 @@ func New(c config.Serving, d Deps) (_ *Server, err error) {
 	if concurrency == 0 {
 		concurrency = runtime.GOMAXPROCS(0)
 	}
+	s.Memory = memory.New(memory.Options{Total: c.ModelMemory})
 	s.Places, s.Statistics = serving.NewPlaces(concurrency), statistics.New()
 	s.Table = serving.NewTable(serving.Options{
 		Concurrency: concurrency, Places: s.Places, Statistics: s.Statistics, Recorder: d.Recorder, Logger: d.Logger,

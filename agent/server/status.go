@@ -14,7 +14,7 @@ import (
 )
 
 // Describe adds to a document what the server knows: where it listens, what it runs on, and for each of the document's
-// models its part of the traffic and what became of its requests.
+// models its part of the traffic, the memory that it takes and what became of its requests.
 func (s *Server) Describe(ctx context.Context, d *localapi.Document) {
 	for _, a := range s.config.Addresses() {
 		if at := s.endpoints.Addr(a.Name); at != "" {
@@ -39,6 +39,9 @@ func (s *Server) Describe(ctx context.Context, d *localapi.Document) {
 				}
 			}
 		}
+	}
+	for i := range d.Models {
+		d.Models[i].MemoryBytes = uint64(s.Memory.Bytes(d.Models[i].Model, d.Models[i].Version))
 	}
 	localapi.Attach(d.Models, s.Statistics.Snapshot())
 }

@@ -78,6 +78,9 @@ func New(ctx context.Context, c config.Repository, d Deps) (_ *Agent, err error)
 		Engine: engine, Wasm: wasm, Table: a.server.Table, Places: a.server.Places,
 		Options: inference.Options{Threads: c.Threads}, Logger: d.Logger,
 	}
+	// A fake engine of a test is not in the trial's process.
+	keeper := &door{account: a.server.Memory, library: c.OnnxRuntime, command: d.ProbeCommand, trial: d.Engine == nil || len(d.ProbeCommand) > 0, log: d.Logger}
+	o.Admit = keeper.admit
 	if a.server.Responses != nil {
 		o.Cache = a.server.Responses
 	}
