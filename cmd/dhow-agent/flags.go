@@ -53,7 +53,7 @@ func (e *each) String() string     { return "" }
 func (e *each) Type() string       { return "string" }
 
 func usage(s config.Setting) string {
-	if def := s.Value.String(); def != "" && def != "0" && def != "0s" && def != "false" {
+	if def := s.Value.String(); def != "" && def != "0" && def != "0B" && def != "0s" && def != "false" {
 		return s.Usage + " (default " + def + ")"
 	}
 	return s.Usage
