@@ -39,7 +39,8 @@ type exchange struct {
 
 	budget   *Budget
 	reserved int64
-	plain    bool // the answer is not compressed
+	patience time.Duration // for a client to take the answer
+	plain    bool          // the answer is not compressed
 
 	body    bytes.Buffer
 	arena   []byte // what decoded inputs are cut from
@@ -227,6 +228,10 @@ func (x *exchange) write(status int) {
 	}
 	header["Content-Length"] = x.one(strconv.Itoa(length))
 	x.status, x.sent = status, int64(length)
+	if x.reserved+x.sent > conns.Much { // which a client that does not read would keep from others
+		conns.Hurry(x.w, x.sent, x.patience)
+		defer conns.Relax(x.w)
+	}
 	conns.Hold(x.r)
 	x.w.WriteHeader(status)
 	for _, b := range x.parts {

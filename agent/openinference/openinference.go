@@ -65,7 +65,8 @@ type Options struct {
 	// share it; nil makes one of MaxMemory bytes, and 0 of them means 512 MiB.
 	Budget    *Budget
 	MaxMemory int64
-	// BodyTimeout bounds how long a client may take to send a body; 0 means 30 s.
+	// BodyTimeout bounds how long a client may take to send a body, and, with some time for its length, to take an answer;
+	// 0 means 30 s.
 	BodyTimeout time.Duration
 	// Serves says whether requests may call this server by a name, beside localhost; see Protect. nil: by none.
 	Serves func(host string) bool
@@ -165,6 +166,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := exchanges.Get().(*exchange)
 	defer x.giveBack()
 	x.w, x.r, x.target, x.budget, x.plain = w, r, resolve(r.URL), h.options.Budget, h.options.Plain
+	x.patience = h.options.BodyTimeout
 	if x.what == pathPredictV1 && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
 		x.what, x.model = pathModelV1, x.model+":predict"
 	}

@@ -8,12 +8,13 @@ import (
 )
 
 // Protect keeps web pages from talking to a server on their visitor's own machine. It refuses, with 403, requests whose
-// Host is neither a loopback address, localhost, nor a name that serves knows (a page can make its own name resolve to
-// 127.0.0.1), and requests other than GET and HEAD that a browser sends for a page of another origin. serves may be nil.
+// Host, which browsers always send, is neither a loopback address, localhost, nor a name that serves knows (a page can
+// make its own name resolve to 127.0.0.1), and requests other than GET and HEAD that a browser sends for a page of
+// another origin. serves may be nil.
 func Protect(next http.Handler, serves func(host string) bool) http.Handler {
 	crossOrigin := http.NewCrossOriginProtection()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !local(r.Host) && (serves == nil || !serves(hostname(r.Host))) {
+		if r.Host != "" && !local(r.Host) && (serves == nil || !serves(hostname(r.Host))) {
 			WriteError(w, &apiError{status: http.StatusForbidden, message: "the host name " + r.Host + " is not served here; use localhost or 127.0.0.1"})
 			return
 		}

@@ -59,6 +59,21 @@ func Hold(r *http.Request) {
 	}
 }
 
+// Much is the memory of a request and its answer from which its client is waited for only so long.
+const Much = 16 << 10
+
+// Hurry gives a client time for an answer of so many bytes: patience, which every client gets, and what a slow line
+// needs. A client that has not taken the answer then is cut off. Relax is called once it was written, where the
+// connection may carry others.
+func Hurry(w http.ResponseWriter, size int64, patience time.Duration) {
+	const slow = 1 << 20 // bytes a second
+	// Servers that have no deadlines, as in tests, write without one.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(patience + time.Duration(size)*time.Second/slow))
+}
+
+// Relax ends what Hurry began.
+func Relax(w http.ResponseWriter) { _ = http.NewResponseController(w).SetWriteDeadline(time.Time{}) }
+
 type key struct{}
 
 type listener struct{ net.Listener }

@@ -35,6 +35,7 @@ import (
 	"github.com/dhowfleet/dhow/agent/access"
 	"github.com/dhowfleet/dhow/agent/accesslog"
 	"github.com/dhowfleet/dhow/agent/modelrepository"
+	"github.com/dhowfleet/dhow/agent/openinference/conns"
 	"github.com/dhowfleet/dhow/agent/openinference/grpcapi/wire"
 	"github.com/dhowfleet/dhow/agent/serving"
 	"github.com/dhowfleet/dhow/agent/statistics"
@@ -71,7 +72,8 @@ type Options struct {
 	// Memory is shared with other handlers; nil bounds this one by MaxMemory, where 0 means 512 MiB.
 	Memory    Memory
 	MaxMemory int64
-	// BodyTimeout bounds how long a client may take to send a message it has begun; 0 means 30 s.
+	// BodyTimeout bounds how long a client may take to send a message it has begun, and, with some time for its length,
+	// to take an answer; 0 means 30 s.
 	BodyTimeout time.Duration
 	// Logger is told of what should not be; nil logs nothing.
 	Logger *slog.Logger
@@ -202,6 +204,7 @@ type call struct {
 	entry    accesslog.Entry
 	done     func() // of Authorize
 	overdue  atomic.Bool
+	hurried  bool // the answer has a deadline; of whoever writes it
 
 	mu    sync.Mutex
 	ended bool // the server has w again
@@ -255,7 +258,22 @@ func (c *call) end() {
 	c.ended = true
 	c.mu.Unlock()
 	if c.exchange != nil {
+		c.relax()
 		c.exchange.end(c.h)
+	}
+}
+
+// hurry bounds how long the client of an answer may keep what an exchange holds.
+func (c *call) hurry(x *exchange, size int64) {
+	if c.hurried = x.reserved+size > conns.Much; c.hurried {
+		conns.Hurry(c.w, size, c.h.options.BodyTimeout)
+	}
+}
+
+func (c *call) relax() {
+	if c.hurried {
+		c.hurried = false
+		conns.Relax(c.w)
 	}
 }
 

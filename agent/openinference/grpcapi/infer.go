@@ -37,6 +37,8 @@ func (h *handler) modelInfer(ctx context.Context, m *received) (*unary, error) {
 	if err == nil {
 		c.entry.BytesOut = int64(m.response.Size())
 	}
+	// What was read for the message is held by the body until the call ends.
+	c.hurry(m.exchange, c.body.taken+c.entry.BytesOut)
 	return answered(c, &unary{&m.response}, err)
 }
 

@@ -39,7 +39,7 @@ func (h *handler) modelStreamInfer(ctx context.Context, s *connect.BidiStream[re
 		failed := false
 		for p := range queue {
 			<-p.computed
-			if !failed && h.send(s, p) != nil {
+			if !failed && h.send(c, s, p) != nil {
 				failed = true
 				cancel()
 			}
@@ -109,7 +109,7 @@ func (h *handler) recovered(p *pending) {
 }
 
 // send writes the answer to a request.
-func (h *handler) send(s *connect.BidiStream[received, wire.Streamed], p *pending) error {
+func (h *handler) send(c *call, s *connect.BidiStream[received, wire.Streamed], p *pending) error {
 	p.response.Final = true
 	answer := &wire.Streamed{Response: &p.response}
 	if p.err != nil {
@@ -119,7 +119,9 @@ func (h *handler) send(s *connect.BidiStream[received, wire.Streamed], p *pendin
 	} else {
 		p.entry.Code, p.entry.BytesOut = codeName(nil), int64(p.response.Size())
 	}
+	c.hurry(p.exchange, p.entry.BytesOut)
 	err := s.Send(answer)
+	c.relax()
 	h.record(&p.entry)
 	return err
 }
