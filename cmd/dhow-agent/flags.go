@@ -5,7 +5,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
@@ -66,17 +65,10 @@ func or(a, b string) string {
 	return b
 }
 
-// gcPercent makes the heap grow by half before it is collected, not twofold: an idle agent shares its machine with a
-// shop's till, and what it allocates while it serves is mostly not on the Go heap. GOGC in the environment wins.
-const gcPercent = 50
-
 func logger(s *config.Serving, w io.Writer) (*slog.Logger, error) {
 	level, err := s.Level()
 	if err != nil {
 		return nil, usageError{err}
-	}
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
 	}
 	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level})), nil
 }

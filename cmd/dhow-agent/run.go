@@ -5,6 +5,7 @@ import (
 
 	"github.com/dhowfleet/dhow/agent"
 	"github.com/dhowfleet/dhow/agent/config"
+	"github.com/dhowfleet/dhow/agent/headroom"
 )
 
 func newRunCommand() *cobra.Command {
@@ -30,6 +31,7 @@ overruling the one before. The log goes to standard error as JSON lines.`,
 		if err != nil {
 			return err
 		}
+		go headroom.Run(cmd.Context())
 		a, err := agent.New(cmd.Context(), c, agent.Deps{Logger: log})
 		if err != nil {
 			return err

@@ -4,6 +4,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/dhowfleet/dhow/agent/config"
+	"github.com/dhowfleet/dhow/agent/headroom"
 	"github.com/dhowfleet/dhow/agent/standalone"
 )
 
@@ -36,6 +37,7 @@ standard error as JSON lines.`,
 		if err != nil {
 			return err
 		}
+		go headroom.Run(cmd.Context())
 		a, err := standalone.New(cmd.Context(), c, standalone.Deps{Logger: log})
 		if err != nil {
 			return err
