@@ -18,6 +18,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/net/netutil"
@@ -108,6 +109,9 @@ func (e *Endpoints) server(l Listener) *http.Server {
 func (p *endpoint) bind() error {
 	l, err := access.Listen(p.Address)
 	if err != nil {
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return fmt.Errorf("the %s endpoint: %w; another program has %s, stop it or choose another address", p.Name, err, p.Address)
+		}
 		return fmt.Errorf("the %s endpoint: %w", p.Name, err)
 	}
 	p.mu.Lock()

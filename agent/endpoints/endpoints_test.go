@@ -130,7 +130,7 @@ func TestATakenAddressStopsOnlyWhoNeedsIt(t *testing.T) {
 	}
 	defer other.Close()
 	taken := other.Addr().String()
-	if _, err := Bind([]Listener{{Name: "http", Address: "127.0.0.1:0", Handler: answering("x")}, {Name: "grpc", Address: taken, Handler: answering("y")}}, Options{Logger: quiet}); err == nil || !strings.Contains(err.Error(), "the grpc endpoint: ") || !strings.Contains(err.Error(), "in use") {
+	if _, err := Bind([]Listener{{Name: "http", Address: "127.0.0.1:0", Handler: answering("x")}, {Name: "grpc", Address: taken, Handler: answering("y")}}, Options{Logger: quiet}); err == nil || !strings.Contains(err.Error(), "the grpc endpoint: ") || !strings.Contains(err.Error(), "in use; another program has "+taken) {
 		t.Fatal(err)
 	}
 	said := make(chan error, 8)

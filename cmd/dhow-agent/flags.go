@@ -19,10 +19,12 @@ func flags(cmd *cobra.Command, settings []config.Setting, defaultFile string) fu
 	for _, s := range settings {
 		v := new([]string)
 		given[s.Name] = v
-		cmd.Flags().Var((*each)(v), s.Name, usage(s))
 		if _, ok := s.Value.(interface{ IsBoolFlag() bool }); ok {
+			cmd.Flags().Var(eachTruth{(*each)(v)}, s.Name, usage(s))
 			cmd.Flags().Lookup(s.Name).NoOptDefVal = "true"
+			continue
 		}
+		cmd.Flags().Var((*each)(v), s.Name, usage(s))
 	}
 	return func() error {
 		if name := or(*file, defaultFile); name != "" {
@@ -50,6 +52,11 @@ type each []string
 func (e *each) Set(s string) error { *e = append(*e, s); return nil }
 func (e *each) String() string     { return "" }
 func (e *each) Type() string       { return "string" }
+
+// eachTruth is for what is true when it is given without a value; help shows it so.
+type eachTruth struct{ *each }
+
+func (eachTruth) Type() string { return "bool" }
 
 func usage(s config.Setting) string {
 	if def := s.Value.String(); def != "" && def != "0" && def != "0B" && def != "0s" && def != "false" {
