@@ -49,6 +49,7 @@ func put(t *testing.T, repository, model, version string, graph *onnxtest.Graph)
 // served is a running `dhow-agent serve`.
 type served struct {
 	url, grpc, metrics, socket string
+	pid                        int
 	log                        bytes.Buffer
 }
 
@@ -65,6 +66,7 @@ func serve(t *testing.T, repository string, args ...string) *served {
 	}, args...)...)
 	cmd.Stdout, cmd.Stderr = &s.log, &s.log
 	must(t, cmd.Start())
+	s.pid = cmd.Process.Pid
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	t.Cleanup(func() {

@@ -51,6 +51,8 @@ type Constant struct {
 	Type int
 	Dims []int64
 	Data []byte
+	// Location names the file, beside the model's, that holds the data instead.
+	Location string
 }
 
 // Graph is a model's graph.
@@ -120,6 +122,9 @@ func (c *Constant) encode() []byte {
 	}
 	b = number(b, 2, int64(c.Type))
 	b = text(b, 8, c.Name)
+	if c.Location != "" {
+		return number(message(b, 13, text(text(nil, 1, "location"), 2, c.Location)), 14, 1)
+	}
 	return message(b, 9, c.Data)
 }
 
