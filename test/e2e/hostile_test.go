@@ -157,3 +157,36 @@ func TestHostileModels(t *testing.T) {
 	}
 	fmt.Fprintf(t.Output(), "%s", shown)
 }
+
+// TestAHostileBundleRollsBack: what its file does not show is found by the node's probe, and the version before goes on.
+func TestAHostileBundleRollsBack(t *testing.T) {
+	t.Parallel()
+	f, n := serving(t)
+	before := memory(t, n.Agent.PID(), "VmHWM")
+	g := swelling(true)
+	g.Inputs = []onnxtest.Value{{Name: "image", Type: onnxtest.Float, Dims: []int64{-1, 1, 28, 28}}}
+	g.Outputs = []onnxtest.Value{{Name: plainOutput, Type: onnxtest.Float, Dims: []int64{-1, 10}}}
+	last := len(g.Nodes) - 1
+	g.Nodes[last] = onnxtest.Node{Op: "Add", Inputs: []string{"product", "zero"}, Outputs: []string{plainOutput}}
+	g.Nodes = append([]onnxtest.Node{
+		{Op: "Flatten", Inputs: []string{"image"}, Outputs: []string{"flat"}},
+		{Op: "MatMul", Inputs: []string{"flat", "w"}, Outputs: []string{"product"}},
+	}, g.Nodes...)
+	g.Constants = append(g.Constants, onnxtest.Constant{Name: "w", Type: onnxtest.Float, Dims: []int64{784, 10}, Data: make([]byte, 4*784*10)})
+	dir := plainBundle(t, "2")
+	must(t, os.Remove(filepath.Join(dir, "model.onnx")))
+	must(t, os.WriteFile(filepath.Join(dir, "model.onnx"), g.Model(), 0o600))
+	_, err := f.CLI.Run(t.Context(), "model", "push", dir)
+	must(t, err)
+	must(t, rollOut(t.Context(), f, "plain", "2"))
+	message := awaitPhase(t, f, "plain-v2", "RolledBack")
+	for _, wanted := range []string{"n1", "memory-limit", "asked for more memory than the budget of"} {
+		if !strings.Contains(message, wanted) {
+			t.Errorf("the rollout says %q, which does not name %q", message, wanted)
+		}
+	}
+	settle(t, f, n, "1")
+	if most := memory(t, n.Agent.PID(), "VmHWM"); most > before+100_000 {
+		t.Errorf("the agent once held %d kB, %d before", most, before)
+	}
+}
