@@ -103,7 +103,7 @@ func skipAnswer(c net.Conn, tensor int) error {
 func TestWithoutAHostNoPageIsAtWork(t *testing.T) {
 	h := Protect(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }), nil)
 	r := httptest.NewRequest(http.MethodGet, "/v2/health/ready", nil)
-	r.Host = "" // as HTTP/1.0 allows, and health checks of load balancers have it
+	r.Host, r.Proto, r.ProtoMinor = "", "HTTP/1.0", 0
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, r)
 	if w.Code != http.StatusNoContent {

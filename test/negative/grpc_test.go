@@ -32,11 +32,16 @@ func startRPC(t *testing.T, adapt func(*grpcapi.Options)) *rpcServer {
 		adapt(&o)
 	}
 	s := listen(t, openinference.Protect(grpcapi.New(table(t), o), nil))
+	return &rpcServer{server: s, client: overHTTP2(t)}
+}
+
+// overHTTP2 is a client for what gRPC needs.
+func overHTTP2(t *testing.T) *http.Client {
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
 	transport := &http.Transport{Protocols: protocols, DisableCompression: true}
 	t.Cleanup(transport.CloseIdleConnections)
-	return &rpcServer{server: s, client: &http.Client{Transport: transport}}
+	return &http.Client{Transport: transport}
 }
 
 type rpcServer struct {
