@@ -25,6 +25,7 @@ import (
 
 	"github.com/dhowfleet/dhow/agent/access"
 	"github.com/dhowfleet/dhow/agent/openinference/conns"
+	"github.com/dhowfleet/dhow/agent/openinference/express"
 )
 
 // The bounds of a listener.
@@ -41,7 +42,9 @@ type Listener struct {
 	Address string // HOST:PORT, or unix:PATH
 	// Optional lets the others serve while another program has the address.
 	Optional bool
-	Handler  http.Handler
+	// Express answers plain requests of inference without net/http, where the address is not encrypted.
+	Express bool
+	Handler http.Handler
 }
 
 // Options of endpoints.
@@ -68,7 +71,8 @@ type endpoint struct {
 	Listener
 	server *http.Server
 	mu     sync.Mutex
-	bound  net.Listener // nil while another program has the address
+	bound  net.Listener      // nil while another program has the address
+	quick  *express.Listener // over bound, from Serve on, where there is one
 }
 
 // Bind takes the addresses. What it took is given back by Shutdown or Close, or by Bind when it fails.
@@ -192,13 +196,22 @@ func (e *Endpoints) serve(p *endpoint) error {
 			e.taken(p.Listener, nil)
 		}
 	}
-	l := conns.Wrap(p.server, netutil.LimitListener(bound, maxConnections))
 	var err error
-	if e.options.TLS != nil && bound.Addr().Network() != "unix" {
+	encrypted := e.options.TLS != nil && bound.Addr().Network() != "unix"
+	switch {
+	case encrypted:
 		p.server.TLSConfig = e.options.TLS
-		err = p.server.ServeTLS(l, "", "")
-	} else {
-		err = p.server.Serve(l)
+		err = p.server.ServeTLS(conns.Wrap(p.server, netutil.LimitListener(bound, maxConnections)), "", "")
+	case p.Express:
+		quick := express.New(bound, express.Options{
+			Handler: p.Handler, HeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, Limit: maxConnections, Logger: e.options.Logger,
+		})
+		p.mu.Lock()
+		p.quick = quick
+		p.mu.Unlock()
+		err = p.server.Serve(conns.Wrap(p.server, quick))
+	default:
+		err = p.server.Serve(conns.Wrap(p.server, netutil.LimitListener(bound, maxConnections)))
 	}
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
@@ -217,6 +230,12 @@ func (e *Endpoints) Shutdown(ctx context.Context) error {
 			if errs[i] = p.server.Shutdown(ctx); errs[i] != nil {
 				_ = p.server.Close() // its listener is closed already
 			}
+			p.mu.Lock()
+			quick := p.quick
+			p.mu.Unlock()
+			if quick != nil {
+				errs[i] = errors.Join(errs[i], quick.Shutdown(ctx))
+			}
 		})
 	}
 	all.Wait()
@@ -230,6 +249,9 @@ func (e *Endpoints) Close() {
 	for _, p := range e.all {
 		_ = p.server.Close() // listeners that it has not served are closed next
 		p.mu.Lock()
+		if p.quick != nil {
+			p.quick.Abort()
+		}
 		if p.bound != nil {
 			_ = p.bound.Close() // the server may have closed it
 		}

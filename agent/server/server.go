@@ -108,7 +108,8 @@ func New(c config.Serving, d Deps) (_ *Server, err error) {
 	}
 	var listeners []endpoints.Listener
 	for _, a := range c.Addresses() {
-		listeners = append(listeners, endpoints.Listener{Name: a.Name, Address: a.Address, Optional: a.Optional, Handler: s.late(a.Name)})
+		listeners = append(listeners, endpoints.Listener{Name: a.Name, Address: a.Address, Optional: a.Optional, Handler: s.late(a.Name),
+			Express: a.Name == "http" || a.Name == "socket"})
 	}
 	if s.endpoints, err = endpoints.Bind(listeners, options); err != nil {
 		s.closeLog()
