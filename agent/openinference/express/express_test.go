@@ -147,7 +147,8 @@ func TestClientsSeeNoDifference(t *testing.T) {
 	get := "GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 	var cases [][]string
 	for _, text := range slices.Concat(plain, strange) {
-		cases = append(cases, []string{text}, []string{text + get}, []string{get + text, get})
+		// All at once: to send more to who has refused would take the refusal away.
+		cases = append(cases, []string{text}, []string{text + get}, []string{get + text + get})
 		if len(text) >= 4 { // net/http answers less than that when it is a first request, and else not
 			cases = append(cases, []string{get, text})
 		}
@@ -163,12 +164,12 @@ func TestClientsSeeNoDifference(t *testing.T) {
 		[]string{"POST /v2/unread HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n", strings.Repeat("x", 100_000), get},
 		[]string{"POST /v2/unread HTTP/1.1\r\nHost: localhost\r\nContent-Length: 400000\r\n\r\n", strings.Repeat("x", 400_000), get},
 		[]string{"POST /v2/unread HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nab"},
-		[]string{post("/v2/nothing", "abc"), get},
-		[]string{post("/v2/short", "abc"), get},
-		[]string{post("/v2/long", "abc"), get},
+		[]string{post("/v2/nothing", "abc") + get},
+		[]string{post("/v2/short", "abc") + get},
+		[]string{post("/v2/long", "abc") + get},
 		[]string{post("/v2/large", "abc") + get},
-		[]string{post("/v2/bye", "abc"), get},
-		[]string{post("/v2/panic", "abc"), get},
+		[]string{post("/v2/bye", "abc") + get},
+		[]string{post("/v2/panic", "abc") + get},
 		[]string{"POST /v2/a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n" + get},
 		[]string{get + "POST /v2/a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n" + get},
 		[]string{"POST /v2/a HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n", "abc" + get},
