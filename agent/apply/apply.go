@@ -185,8 +185,7 @@ func (r *Reconciler) Restore(ctx context.Context, patience time.Duration) {
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	for {
-		r.advance(ctx)
-		if !r.restoring() {
+		if _, loading := r.advance(ctx); !loading {
 			return
 		}
 		select {
@@ -200,18 +199,6 @@ func (r *Reconciler) Restore(ctx context.Context, patience time.Duration) {
 	}
 }
 
-// restoring reports whether a copy is being loaded; after a start those that served before come first.
-func (r *Reconciler) restoring() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, e := range r.copies {
-		if e.Busy == deploy.Load {
-			return true
-		}
-	}
-	return false
-}
-
 // The times of the background work.
 const (
 	saveRetry   = 5 * time.Second
@@ -223,7 +210,7 @@ const (
 func (r *Reconciler) Run(ctx context.Context) error {
 	r.steps.Go(func() { r.scrub(ctx) })
 	for {
-		next := r.advance(ctx)
+		next, _ := r.advance(ctx)
 		timer := time.NewTimer(next)
 		select {
 		case <-r.wake:
@@ -257,8 +244,10 @@ func (r *Reconciler) stop() error {
 	}
 }
 
-// advance performs the plan until there is nothing to do at once, and returns how long it may be left alone.
-func (r *Reconciler) advance(ctx context.Context) time.Duration {
+// advance performs the plan until there is nothing to do at once. It returns how long it may be left alone, and whether a
+// copy was being loaded when there was nothing more to do; after a start those that served before come first. Both are
+// said of one moment: a copy whose load ends in the next one has not been given its requests yet.
+func (r *Reconciler) advance(ctx context.Context) (next time.Duration, loading bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.save(ctx)
@@ -269,6 +258,7 @@ func (r *Reconciler) advance(ctx context.Context) time.Duration {
 		if len(actions) == 0 {
 			r.warn()
 			next := collectEach
+			loading := false
 			if at := deploy.Wake(snapshot, now); !at.IsZero() {
 				next = min(next, at.Sub(now))
 			}
@@ -276,15 +266,16 @@ func (r *Reconciler) advance(ctx context.Context) time.Duration {
 				if e.unsaved {
 					next = min(next, saveRetry)
 				}
+				loading = loading || e.Busy == deploy.Load
 			}
-			return max(next, time.Millisecond)
+			return max(next, time.Millisecond), loading
 		}
 		for _, a := range actions {
 			r.perform(ctx, a)
 		}
 		r.notify()
 	}
-	return saveRetry
+	return saveRetry, false
 }
 
 // warn raises the warnings that copies give cause for, and clears those that none does.

@@ -314,7 +314,7 @@ func TestABadVersionFailsOnceAndTheOldOneServes(t *testing.T) {
 	m.stop()
 	m.start(want("fashion", "2", two, 0))
 	if m.answers("fashion") != "1" || m.status("2").GetState() != deploy.Failed {
-		t.Fatalf("%s answers after a restart; %v", m.answers("fashion"), m.status("2"))
+		t.Fatalf("%s answers after a restart; %v", m.answers("fashion"), m.rec.Status())
 	}
 	m.mu.Lock()
 	delete(m.verdict, "2")
