@@ -148,6 +148,7 @@ func TestRepository(t *testing.T) {
 	}{
 		{"", func(*Repository) {}},
 		{"", func(r *Repository) { r.Mode, r.LoadModels = "explicit", []string{"a"} }},
+		{"", func(r *Repository) { r.Mode, r.LoadModels = "EXPLICIT", []string{"a"} }},
 		{"--model-repository DIR", func(r *Repository) { r.Dir = "" }},
 		{"none, poll or explicit", func(r *Repository) { r.Mode = "sometimes" }},
 		{"load-model is for", func(r *Repository) { r.LoadModels = []string{"a"} }},

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -42,6 +43,7 @@ func (r *Repository) Validate() error {
 	if r.Dir == "" {
 		return errors.New("no folder of models: name one with --model-repository DIR")
 	}
+	r.Mode = strings.ToLower(r.Mode) // in scripts it is often written in capitals
 	switch r.Mode {
 	case "none", "poll", "explicit":
 	default:

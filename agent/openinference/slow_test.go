@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -108,5 +109,20 @@ func TestWithoutAHostNoPageIsAtWork(t *testing.T) {
 	h.ServeHTTP(w, r)
 	if w.Code != http.StatusNoContent {
 		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
+
+func TestARefusedHostIsToldWhichNamesThereAre(t *testing.T) {
+	for want, serves := range map[string]func(string) bool{
+		"use localhost or 127.0.0.1": nil,
+		"that the certificate has":   func(host string) bool { return host == "branch.example" },
+	} {
+		h := Protect(http.NotFoundHandler(), serves)
+		r := httptest.NewRequest(http.MethodGet, "https://192.0.2.2:8000/v2", nil)
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code != http.StatusForbidden || !strings.Contains(w.Body.String(), want) {
+			t.Errorf("%d %s, want %q", w.Code, w.Body, want)
+		}
 	}
 }
