@@ -28,7 +28,7 @@ func (r *Repository) Index(_ context.Context, ready bool) ([]Entry, error) {
 		delete(folders, name)
 		for v, s := range m.states {
 			if !ready || s.state == Ready {
-				out = append(out, Entry{name, strconv.FormatInt(v, 10), s.state, s.reason})
+				out = append(out, Entry{Name: name, Version: strconv.FormatInt(v, 10), State: s.state, Reason: s.reason, Since: s.since})
 			}
 		}
 		if len(m.states) == 0 && !ready {
@@ -171,7 +171,7 @@ func (r *Repository) find(name string) (folder, error) {
 func (r *Repository) set(m *model, v int64, s State, reason string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	m.states[v] = status{s, reason}
+	m.mark(v, s, reason)
 	m.fault = ""
 }
 
@@ -183,7 +183,7 @@ func (r *Repository) unload(m *model) <-chan struct{} {
 	m.fault = ""
 	for v, s := range m.states {
 		if s.state != Unloading {
-			m.states[v] = status{Unavailable, unloaded}
+			m.mark(v, Unavailable, unloaded)
 		}
 	}
 	r.mu.Unlock()
@@ -220,7 +220,7 @@ func (r *Repository) replace(m *model, gone []loaded, reason string) <-chan stru
 		defer r.mu.Unlock()
 		for _, l := range gone {
 			if m.states[l.version].state == Unloading {
-				m.states[l.version] = status{Unavailable, reason}
+				m.mark(l.version, Unavailable, reason)
 			}
 		}
 		r.Logger.Debug("versions have ended", "model", m.name, "after", time.Since(begun))

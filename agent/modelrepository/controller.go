@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 )
 
 // State of a model's version, in the protocol's own words.
@@ -23,6 +24,8 @@ type Entry struct {
 	State         State
 	// Reason says why the state is what it is. Beside Ready it says why a newer form of the model is not served.
 	Reason string
+	// Since is when it came into the state; zero where nothing came of it yet.
+	Since time.Time
 }
 
 // Controller is what those who answer clients call.

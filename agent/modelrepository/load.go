@@ -270,13 +270,13 @@ func (r *Repository) failed(m *model, versions []int64, err error) error {
 		serves := slices.ContainsFunc(m.loaded, func(l loaded) bool { return l.version == v })
 		switch {
 		case serves:
-			m.states[v] = status{Ready, "a change is not served: " + reason}
+			m.mark(v, Ready, "a change is not served: "+reason)
 		case m.states[v].state != Unloading:
-			m.states[v] = status{Unavailable, reason}
+			m.mark(v, Unavailable, reason)
 		}
 	}
 	for _, l := range m.loaded {
-		m.states[l.version] = status{Ready, "a change is not served: " + reason}
+		m.mark(l.version, Ready, "a change is not served: "+reason)
 	}
 	if len(versions) == 0 && len(m.loaded) == 0 {
 		m.fault = reason

@@ -126,6 +126,17 @@ type model struct {
 type status struct {
 	state  State
 	reason string
+	since  time.Time // that it is in the state
+}
+
+// mark notes the state of a version, with Repository.mu held.
+func (m *model) mark(v int64, s State, reason string) {
+	before := m.states[v]
+	now := status{s, reason, before.since}
+	if before.state != s {
+		now.since = time.Now()
+	}
+	m.states[v] = now
 }
 
 // need is a model that an ensemble calls.

@@ -46,19 +46,13 @@ func (h *handler) model(x *exchange) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	versions := []string{}
-	for _, v := range info.Variants {
-		if x.version == "" || x.version == v.Version {
-			versions = append(versions, v.Version)
-		}
-	}
 	return struct {
 		Name     string           `json:"name"`
 		Versions []string         `json:"versions"`
 		Platform string           `json:"platform"`
 		Inputs   []tensorMetadata `json:"inputs"`
 		Outputs  []tensorMetadata `json:"outputs"`
-	}{info.Name, versions, platform(&info), describe(info.Inputs), describe(info.Outputs)}, nil
+	}{info.Name, info.Versions(x.version), platform(&info), describe(info.Inputs), describe(info.Outputs)}, nil
 }
 
 func platform(info *serving.Info) string {

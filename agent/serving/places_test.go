@@ -188,3 +188,13 @@ func TestARunnerThatSchedulesIsGivenNoPlace(t *testing.T) {
 		}
 	})
 }
+
+func TestVersionsAreInOrder(t *testing.T) {
+	i := Info{Variants: []VariantInfo{{Version: "10"}, {Version: "b"}, {Version: "9"}, {Version: "a"}}}
+	if got := i.Versions(""); !slices.Equal(got, []string{"9", "10", "a", "b"}) {
+		t.Error(got)
+	}
+	if got := i.Versions("9"); !slices.Equal(got, []string{"9"}) {
+		t.Error(got)
+	}
+}

@@ -14,14 +14,18 @@
 package serving
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"runtime"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -364,6 +368,27 @@ type VariantInfo struct {
 	Version         string
 	Role            uint8
 	ShareMillionths uint32
+}
+
+// Versions returns the versions in service, or the one asked for: numbers by their value, others behind them.
+func (i *Info) Versions(asked string) []string {
+	out := make([]string, 0, len(i.Variants))
+	for _, v := range i.Variants {
+		if asked == "" || asked == v.Version {
+			out = append(out, v.Version)
+		}
+	}
+	number := func(s string) uint64 {
+		n, err := strconv.ParseUint(s, 10, 64)
+		if err != nil {
+			return math.MaxUint64
+		}
+		return n
+	}
+	slices.SortStableFunc(out, func(a, b string) int {
+		return cmp.Or(cmp.Compare(number(a), number(b)), strings.Compare(a, b))
+	})
+	return out
 }
 
 // Models lists what is in service, by name.

@@ -65,13 +65,23 @@ func (d *door) admit(ctx context.Context, c *modelrepository.Candidate) (func(),
 		grant.Release()
 		return nil, err
 	}
-	d.log.Info("a model was tried", "model", c.Model, "version", version, "ok", r.OK, "reason", r.Reason, "message", r.Message, "detail", r.Detail,
-		"load_ms", r.LoadMillis, "peak_bytes", r.PeakBytes, "held_bytes", r.HeldBytes)
+	told := d.log.With("model", c.Model, "version", version, "load_ms", r.LoadMillis, "peak_bytes", r.PeakBytes)
 	if !r.OK {
 		grant.Release()
+		told.Warn("a model was tried and is kept out", "reason", r.Reason, "message", r.Message, "detail", r.Detail)
 		return nil, failed(&r)
 	}
-	grant.Measured(r.HeldBytes * copies)
+	told.Info("a model was tried", "held_bytes", r.HeldBytes)
+	held := r.HeldBytes * copies
+	if held <= need {
+		grant.Measured(held)
+		return grant.Release, nil
+	}
+	// It takes more than its file said, which may be more than there is.
+	grant.Release()
+	if grant, err = d.account.Admit(c.Model, version, admission.Need{Estimate: held}, budget*copies); err != nil {
+		return nil, advised(err)
+	}
 	return grant.Release, nil
 }
 

@@ -103,6 +103,14 @@ func TestTheDoor(t *testing.T) {
 		t.Fatalf("%v, %d bytes", err, d.account.Bytes("m", "3"))
 	}
 	release()
+	// What it was found to take is more than there is, whatever its file said.
+	d.command = []string{"/bin/sh", "-c", `echo '{"ok":true,"heldBytes":200000000}'`}
+	if _, err := d.admit(t.Context(), small); err == nil || !strings.Contains(err.Error(), "model-memory") {
+		t.Errorf("a model that takes twice 200 MB in 100: %v", err)
+	}
+	if n := d.account.Bytes("m", "3"); n != 0 {
+		t.Errorf("what was refused keeps %d bytes", n)
+	}
 	small.Options = inference.Options{Provider: "CUDAExecutionProvider"}
 	d.command = []string{"/bin/false"}
 	if release, err = d.admit(t.Context(), small); err != nil {

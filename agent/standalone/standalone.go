@@ -176,7 +176,11 @@ func (a *Agent) status(ctx context.Context) (localapi.Document, error) {
 		return d, err
 	}
 	for _, e := range index {
-		d.Models = append(d.Models, localapi.Model{Model: e.Name, Version: e.Version, State: string(e.State), Since: a.startedAt, Reason: e.Reason})
+		since := e.Since
+		if since.IsZero() {
+			since = a.startedAt
+		}
+		d.Models = append(d.Models, localapi.Model{Model: e.Name, Version: e.Version, State: string(e.State), Since: since, Reason: e.Reason})
 	}
 	for _, w := range a.health.Warnings() {
 		d.Warnings = append(d.Warnings, localapi.Warning{Code: w.GetCode(), Message: w.GetMessage(), Remedy: w.GetRemedy(), Since: w.GetSince().AsTime()})

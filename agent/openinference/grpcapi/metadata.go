@@ -61,13 +61,9 @@ func (h *handler) modelMetadata(_ context.Context, r *inferencepb.ModelMetadataR
 	if err != nil {
 		return nil, err
 	}
-	res := &inferencepb.ModelMetadataResponse{Name: info.Name, Platform: platform(&info), Inputs: describe(info.Inputs), Outputs: describe(info.Outputs)}
-	for _, v := range info.Variants {
-		if r.GetVersion() == "" || r.GetVersion() == v.Version {
-			res.Versions = append(res.Versions, v.Version)
-		}
-	}
-	return res, nil
+	return &inferencepb.ModelMetadataResponse{
+		Name: info.Name, Versions: info.Versions(r.GetVersion()), Platform: platform(&info), Inputs: describe(info.Inputs), Outputs: describe(info.Outputs),
+	}, nil
 }
 
 func platform(info *serving.Info) string {
