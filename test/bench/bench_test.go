@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"testing"
 	"time"
 )
@@ -34,5 +35,26 @@ func TestEveryPathAnswers(t *testing.T) {
 		if r.path.name == "route, admit, record, without a model" && r.allocations != "0" {
 			t.Errorf("%s allocates %s times", r.path.name, r.allocations)
 		}
+	}
+}
+
+func TestAPictureIsDecoded(t *testing.T) {
+	took, size, err := decode(1, func(int) string { return "0.5" })
+	if err != nil || took <= 0 || size != 4*3*224*224+1 {
+		t.Errorf("%v for %d bytes, %v", took, size, err)
+	}
+}
+
+func TestTheCPUTimeOfAProcessIsRead(t *testing.T) {
+	for {
+		// What this test has taken shows as soon as it is a hundredth of a second.
+		if d, err := cpuTime(os.Getpid()); err != nil {
+			t.Fatal(err)
+		} else if d > 0 {
+			break
+		}
+	}
+	if _, err := cpuTime(0); err == nil {
+		t.Error("no process has the number 0")
 	}
 }

@@ -8,7 +8,7 @@
 //
 // Other tables measure what is around it: the agent as a process of its own beside fastify with onnxruntime-node.
 //
-// Usage: go run ./test/bench [-tables paths,swap,batching,peers] [-rounds 5] [-calls 4000] [-window 2s]. It needs ONNX Runtime (make
+// Usage: go run ./test/bench [-tables paths,decode,swap,batching,peers] [-rounds 5] [-calls 4000] [-window 2s]. It needs ONNX Runtime (make
 // onnxruntime), for the peers also bin/dhow-agent (make binaries) and npm, and listens on loopback only.
 package main
 
@@ -28,7 +28,7 @@ import (
 func main() {
 	rounds := flag.Int("rounds", 5, "rounds, of which the median counts")
 	calls := flag.Int("calls", 4000, "calls of each path in a round")
-	tables := flag.String("tables", "paths,swap,batching,peers", "what is measured")
+	tables := flag.String("tables", "paths,decode,swap,batching,peers", "what is measured")
 	window := flag.Duration("window", 2*time.Second, "how long a server is pressed at a time")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -42,6 +42,7 @@ func main() {
 func runTables(ctx context.Context, tables []string, rounds, calls int, window time.Duration) error {
 	known := map[string]func() error{
 		"paths":    func() error { return run(ctx, rounds, calls) },
+		"decode":   func() error { return decodeTable(rounds) },
 		"swap":     func() error { return swapTable(ctx, rounds) },
 		"batching": func() error { return batchingTable(ctx, rounds < 3) },
 		"peers":    func() error { return peersTable(ctx, window, rounds) },

@@ -18,6 +18,7 @@ import (
 	"github.com/dhowfleet/dhow/agent/inference/onnxtest"
 	"github.com/dhowfleet/dhow/agent/openinference"
 	"github.com/dhowfleet/dhow/agent/openinference/conns"
+	"github.com/dhowfleet/dhow/agent/openinference/express"
 	"github.com/dhowfleet/dhow/agent/pipeline"
 	"github.com/dhowfleet/dhow/agent/serving"
 	"github.com/dhowfleet/dhow/agent/telemetry"
@@ -42,6 +43,7 @@ type bench struct {
 	recorder *telemetry.Recorder
 	table    *serving.Table
 	server   *http.Server
+	quick    *express.Listener // which answers what server need not, as in the agent
 	binary   *caller
 	json     *caller
 }
@@ -130,8 +132,12 @@ func (b *bench) listen(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.server = &http.Server{Handler: openinference.New(b.table, openinference.Options{Plain: true}), ReadHeaderTimeout: time.Minute}
-	wrapped := conns.Wrap(b.server, listener)
+	handler := openinference.New(b.table, openinference.Options{Plain: true})
+	b.server = &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute}
+	b.quick = express.New(listener, express.Options{
+		Handler: handler, HeaderTimeout: time.Minute, IdleTimeout: time.Hour, Limit: 16, Logger: slog.New(slog.DiscardHandler),
+	})
+	wrapped := conns.Wrap(b.server, b.quick)
 	go func() { _ = b.server.Serve(wrapped) }() // ends with close
 	address := listener.Addr().String()
 	if b.binary, err = newCaller(ctx, address, binaryRequest(address)); err != nil {
@@ -147,6 +153,9 @@ func (b *bench) close() {
 	}
 	if b.json != nil {
 		b.json.close()
+	}
+	if b.quick != nil {
+		b.quick.Abort()
 	}
 	if b.server != nil {
 		_ = b.server.Close()

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -27,6 +28,9 @@ import (
 // onnxruntime-node, which is how a Node.js team would serve the same file (peer/server.mjs). Both get the same bytes from
 // the same client in turn, with 1 to 32 connections that each send the next request when they have the answer.
 //
+// The CPU time that a server takes for a request hardly depends on what else the machine does, as rates do: it is that of
+// the run whose throughput counts.
+//
 // "At equal p99" is read so: the peer's best throughput has some p99; Dhow's is the best one among those of its runs
 // whose p99 is not above it.
 
@@ -35,6 +39,7 @@ type pressed struct {
 	connections int
 	rate        float64 // requests a second
 	p50, p99    time.Duration
+	cpu         time.Duration // of the server, for a request
 }
 
 var connections = []int{1, 2, 4, 8, 16, 32}
@@ -76,10 +81,10 @@ func peersTable(ctx context.Context, window time.Duration, rounds int) error {
 	defer peer.stop()
 
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(w, "\nmodel\tform\tfastify requests/s\tat p99\tDhow requests/s at no higher p99\tat p99\tratio\tone connection, p50: fastify\tDhow\tgoal\t\n")
+	fmt.Fprintf(w, "\nmodel\tform\tfastify requests/s\tat p99\tDhow requests/s at no higher p99\tat p99\tratio\tCPU a request: fastify\tDhow\tone connection, p50: fastify\tDhow\tgoal\t\n")
 	for _, m := range peerModels {
 		for _, form := range []string{"binary", "JSON"} {
-			theirs, ours, err := compare(ctx, peer.address, dhow.address, m.name, m.width, form == "binary", window, rounds)
+			theirs, ours, err := compare(ctx, peer, dhow, m.name, m.width, form == "binary", window, rounds)
 			if err != nil {
 				return fmt.Errorf("%s, %s: %w", m.name, form, err)
 			}
@@ -90,23 +95,23 @@ func peersTable(ctx context.Context, window time.Duration, rounds int) error {
 					equal = l
 				}
 			}
-			fmt.Fprintf(w, "%s\t%s\t%.0f\t%s\t%.0f\t%s\t%.2f\t%s\t%s\t>= 3\t\n", m.name, form, best.rate, micros(best.p99), equal.rate, micros(equal.p99),
-				equal.rate/best.rate, micros(theirs[0].p50), micros(ours[0].p50))
+			fmt.Fprintf(w, "%s\t%s\t%.0f\t%s\t%.0f\t%s\t%.2f\t%s\t%s\t%s\t%s\t>= 3\t\n", m.name, form, best.rate, micros(best.p99), equal.rate, micros(equal.p99),
+				equal.rate/best.rate, micros(best.cpu), micros(equal.cpu), micros(theirs[0].p50), micros(ours[0].p50))
 		}
 	}
 	return w.Flush()
 }
 
 // compare measures both servers in turn and returns, for each number of connections, the run with the median rate.
-func compare(ctx context.Context, peer, dhow, model string, width int, binary bool, window time.Duration, rounds int) (theirs, ours []pressed, err error) {
+func compare(ctx context.Context, peer, dhow *server, model string, width int, binary bool, window time.Duration, rounds int) (theirs, ours []pressed, err error) {
 	for _, n := range connections {
 		var a, b []pressed
 		for range rounds {
 			for _, side := range []struct {
-				address string
-				to      *[]pressed
+				server *server
+				to     *[]pressed
 			}{{peer, &a}, {dhow, &b}} {
-				l, err := press(ctx, side.address, requestTo(side.address, model, width, binary), n, window)
+				l, err := side.server.press(ctx, requestTo(side.server.address, model, width, binary), n, window)
 				if err != nil {
 					return nil, nil, err
 				}
@@ -121,6 +126,43 @@ func compare(ctx context.Context, peer, dhow, model string, width int, binary bo
 func middle(l []pressed) pressed {
 	slices.SortFunc(l, func(a, b pressed) int { return int(a.rate - b.rate) })
 	return l[(len(l)-1)/2]
+}
+
+// press presses a server and adds what that took of the processor.
+func (s *server) press(ctx context.Context, request []byte, n int, window time.Duration) (pressed, error) {
+	before, err := cpuTime(s.cmd.Process.Pid)
+	if err != nil {
+		return pressed{}, err
+	}
+	l, err := press(ctx, s.address, request, n, window)
+	if err != nil {
+		return pressed{}, err
+	}
+	after, err := cpuTime(s.cmd.Process.Pid)
+	l.cpu = time.Duration(float64(after-before) / max(l.rate*window.Seconds(), 1))
+	return l, err
+}
+
+// cpuTime is the time that a process has had of the processors, to a hundredth of a second.
+func cpuTime(pid int) (time.Duration, error) {
+	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return 0, err
+	}
+	// The name before may hold blanks; user and system time are the 14th and 15th field in all, in hundredths.
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	if len(fields) < 13 {
+		return 0, fmt.Errorf("cannot read the CPU time of process %d", pid)
+	}
+	var ticks int
+	for _, field := range fields[11:13] {
+		n, err := strconv.Atoi(field)
+		if err != nil {
+			return 0, err
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond, nil
 }
 
 // press sends requests over n connections for a while.
