@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -14,8 +13,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"syscall"
 	"text/tabwriter"
 	"time"
@@ -49,9 +46,12 @@ var peerModels = []struct {
 	name  string
 	width int
 	graph *onnxtest.Graph
+	// config is the model's configuration for Dhow. Weights that are read once for several requests are what batches are
+	// for; where there are none, there is nothing to share.
+	config string
 }{
-	{"tiny", width, onnxtest.Negate(width)},
-	{"onemegabyte", 512, onnxtest.Matrix(512, 1)},
+	{"tiny", width, onnxtest.Negate(width), "max_batch_size: 0\n"},
+	{"onemegabyte", 512, onnxtest.Matrix(512, 1), "max_batch_size: 32\ndynamic_batching { }\n"},
 }
 
 func peersTable(ctx context.Context, window time.Duration, rounds int) error {
@@ -66,6 +66,9 @@ func peersTable(ctx context.Context, window time.Duration, rounds int) error {
 			return err
 		}
 		if err := os.WriteFile(filepath.Join(folder, file), m.graph.Model(), 0o600); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, "models", m.name, "config.pbtxt"), []byte(m.config), 0o600); err != nil {
 			return err
 		}
 	}
@@ -163,44 +166,6 @@ func cpuTime(pid int) (time.Duration, error) {
 		ticks += n
 	}
 	return time.Duration(ticks) * 10 * time.Millisecond, nil
-}
-
-// press sends requests over n connections for a while.
-func press(ctx context.Context, address string, request []byte, n int, window time.Duration) (pressed, error) {
-	var wg sync.WaitGroup
-	var failed atomic.Pointer[error]
-	all := make([][]time.Duration, n)
-	end := time.Now().Add(window)
-	for i := range n {
-		c, err := newCaller(ctx, address, request)
-		if err != nil {
-			return pressed{}, err
-		}
-		wg.Go(func() {
-			defer c.close()
-			for warm := 0; ; warm++ {
-				begun := time.Now()
-				if begun.After(end) || ctx.Err() != nil {
-					return
-				}
-				if err := c.call(); err != nil {
-					failed.Store(&err)
-					return
-				}
-				all[i] = append(all[i], time.Since(begun))
-			}
-		})
-	}
-	wg.Wait()
-	if err := failed.Load(); err != nil {
-		return pressed{}, *err
-	}
-	times := slices.Concat(all...)
-	if len(times) == 0 {
-		return pressed{}, errors.New("no request was answered")
-	}
-	slices.Sort(times)
-	return pressed{connections: n, rate: float64(len(times)) / window.Seconds(), p50: times[len(times)/2], p99: times[len(times)*99/100]}, nil
 }
 
 func requestTo(address, model string, width int, binary bool) []byte {
