@@ -1,14 +1,15 @@
 package main
 
 import (
+	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 
 	"github.com/spf13/cobra"
 
 	"github.com/dhowfleet/dhow/agent/config"
+	"github.com/dhowfleet/dhow/agent/headroom"
 )
 
 // flags makes a flag of each setting. What is returned takes the settings from the file, from DHOW_AGENT_... variables and
@@ -72,10 +73,31 @@ func or(a, b string) string {
 	return b
 }
 
-func logger(s *config.Serving, w io.Writer) (*slog.Logger, error) {
-	level, err := s.Level()
-	if err != nil {
-		return nil, usageError{err}
+// server is an agent of either kind.
+type server interface {
+	Run(ctx context.Context) error
+}
+
+// serves gives a command its settings' flags and makes it run what open makes, once the settings hold.
+func serves(cmd *cobra.Command, settings []config.Setting, defaultFile string, validate func() error, c *config.Serving, open func(context.Context, *slog.Logger) (server, error)) {
+	read := flags(cmd, settings, defaultFile)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := read(); err != nil {
+			return err
+		}
+		if err := validate(); err != nil {
+			return usageError{err}
+		}
+		level, err := c.Level()
+		if err != nil {
+			return usageError{err}
+		}
+		log := slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
+		go headroom.Run(cmd.Context())
+		s, err := open(cmd.Context(), log)
+		if err != nil {
+			return err
+		}
+		return s.Run(cmd.Context())
 	}
-	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level})), nil
 }

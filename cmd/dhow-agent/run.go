@@ -1,11 +1,13 @@
 package main
 
 import (
+	"context"
+	"log/slog"
+
 	"github.com/spf13/cobra"
 
 	"github.com/dhowfleet/dhow/agent"
 	"github.com/dhowfleet/dhow/agent/config"
-	"github.com/dhowfleet/dhow/agent/headroom"
 )
 
 func newRunCommand() *cobra.Command {
@@ -19,24 +21,8 @@ Settings come from a file (` + config.DefaultFile + `, or --config), DHOW_AGENT_
 overruling the one before. The log goes to standard error as JSON lines.`,
 		Args: noArgs,
 	}
-	read := flags(cmd, c.Settings(), config.DefaultFile)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := read(); err != nil {
-			return err
-		}
-		if err := c.Validate(); err != nil {
-			return usageError{err}
-		}
-		log, err := logger(&c.Serving, cmd.ErrOrStderr())
-		if err != nil {
-			return err
-		}
-		go headroom.Run(cmd.Context())
-		a, err := agent.New(cmd.Context(), c, agent.Deps{Logger: log})
-		if err != nil {
-			return err
-		}
-		return a.Run(cmd.Context())
-	}
+	serves(cmd, c.Settings(), config.DefaultFile, c.Validate, &c.Serving, func(ctx context.Context, log *slog.Logger) (server, error) {
+		return agent.New(ctx, c, agent.Deps{Logger: log})
+	})
 	return cmd
 }

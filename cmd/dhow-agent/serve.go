@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
+	"log/slog"
+
 	"github.com/spf13/cobra"
 
 	"github.com/dhowfleet/dhow/agent/config"
-	"github.com/dhowfleet/dhow/agent/headroom"
 	"github.com/dhowfleet/dhow/agent/standalone"
 )
 
@@ -25,24 +27,8 @@ standard error as JSON lines.`,
   dhow-agent serve --model-repository models --model-control-mode poll`,
 		Args: noArgs,
 	}
-	read := flags(cmd, c.Settings(), "")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := read(); err != nil {
-			return err
-		}
-		if err := c.Validate(); err != nil {
-			return usageError{err}
-		}
-		log, err := logger(&c.Serving, cmd.ErrOrStderr())
-		if err != nil {
-			return err
-		}
-		go headroom.Run(cmd.Context())
-		a, err := standalone.New(cmd.Context(), c, standalone.Deps{Logger: log})
-		if err != nil {
-			return err
-		}
-		return a.Run(cmd.Context())
-	}
+	serves(cmd, c.Settings(), "", c.Validate, &c.Serving, func(ctx context.Context, log *slog.Logger) (server, error) {
+		return standalone.New(ctx, c, standalone.Deps{Logger: log})
+	})
 	return cmd
 }
