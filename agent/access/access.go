@@ -183,9 +183,6 @@ func Open(path string, o Options) (*Policy, error) {
 	return p, nil
 }
 
-// HasKeys reports whether there is a file of keys.
-func (p *Policy) HasKeys() bool { return p.path != "" }
-
 // Keys returns the keys in force, by name.
 func (p *Policy) Keys() []Key { return p.rules.Load().list() }
 

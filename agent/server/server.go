@@ -260,9 +260,6 @@ func (s *Server) everything(f Fronts, counted http.Handler, gate *access.Gate) h
 // Addr is the address of the HTTP endpoint.
 func (s *Server) Addr() string { return s.endpoints.Addr("http") }
 
-// Requests says what became of lines of the access log.
-func (s *Server) Requests() accesslog.Stats { return s.requests.Stats() }
-
 // Run reads the keys again when they change, until ctx ends.
 func (s *Server) Run(ctx context.Context) error {
 	s.policy.Run(ctx)
