@@ -12,10 +12,17 @@
 //	                                            the bundle's configuration (the labels file, as it is; it may be
 //	                                            empty); 0 accepts it, anything else refuses it
 //	process(ptr, len: i32) -> i32               handles one request: a tensor list in, the address of a return area out
-//	cabi_post_process(ret: i32)                 frees what process returned; called once for each process that returned
+//	process_batch(ptr, len: i32) -> i32         optional; handles a batch of requests in one call: a batch in, the address
+//	                                            of a return area out
+//	cabi_post_process(ret: i32)                 frees what process or process_batch returned; called once for each of
+//	                                            them that returned
 //
 // A reactor's _initialize, if there is one, runs before all of them. What the host got from cabi_realloc belongs to
-// the guest from the call it is handed to (configure or process).
+// the guest from the call it is handed to (configure, process or process_batch).
+//
+// By default every call of process or process_batch finds memory and globals as configure left them: what a guest
+// remembers of one request, no other request sees. A bundle may ask to keep an instance's state (`state: keep`), for
+// guests that fill caches; results must not depend on them. The requests of one batch may see each other.
 //
 // # The return area
 //
@@ -25,7 +32,9 @@
 //	status 1   ptr and len are a UTF-8 sentence: the request is at fault (a photo that is no photo)
 //	status 2   ptr and len are a UTF-8 sentence: the guest is at fault
 //
-// The host copies everything out before it calls cabi_post_process.
+// The host has taken what it needs out of the guest's memory before it calls cabi_post_process.
+//
+// What process_batch returns has status 0 and a batch with an item for each request, in their order, or status 2 for all.
 //
 // # What the host offers, in module "dhow"
 //
@@ -58,6 +67,16 @@
 // element as a u32 length and then its bytes. Names within a list are unique. There is one encoding of a list: padding
 // that is not zero, and bytes after the last tensor, are refused.
 //
+// # The batch
+//
+// Little-endian, and every part begins at a multiple of 8, as in a list.
+//
+//	header    offset 0   u32  number of items, 1 to MaxBatch
+//	          offset 4   u32  length of the whole batch in bytes, header included
+//	item      offset 0   u32  status as in a return area; 0 in requests
+//	          offset 4   u32  length of the payload in bytes
+//	          offset 8   the payload, a tensor list or a sentence, then zero bytes up to a multiple of 8
+//
 // The package allocates only what it returns, does no I/O and keeps no state.
 package abi
 
@@ -71,6 +90,7 @@ const (
 	ExportRealloc     = "cabi_realloc"
 	ExportConfigure   = "configure"
 	ExportProcess     = "process"
+	ExportBatch       = "process_batch"
 	ExportPostProcess = "cabi_post_process"
 	ExportInitialize  = "_initialize"
 
@@ -105,7 +125,8 @@ const (
 	MaxTensors       = 64
 	MaxRank          = 16
 	MaxName          = 256
-	MaxList          = 1 << 30 // bytes of one list
+	MaxList          = 1 << 30 // bytes of one list, and of one batch
+	MaxBatch         = 256     // requests in one batch
 	MaxMessage       = 4 << 10 // bytes of an error's sentence; the host cuts off the rest
 	MaxLogLine       = 1 << 10 // bytes of a log line; the host cuts off the rest
 	MaxConfiguration = 1 << 20 // bytes handed to configure
