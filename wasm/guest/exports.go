@@ -68,6 +68,17 @@ func exportConfigure(ptr unsafe.Pointer, n uint32) uint32 {
 //go:wasmexport process
 func exportProcess(ptr unsafe.Pointer, n uint32) unsafe.Pointer {
 	status, payload := answer(unsafe.Slice((*byte)(ptr), n))
+	return hand(status, payload)
+}
+
+//go:wasmexport process_batch
+func exportBatch(ptr unsafe.Pointer, n uint32) unsafe.Pointer {
+	status, payload := answerBatch(unsafe.Slice((*byte)(ptr), n))
+	return hand(status, payload)
+}
+
+// hand fills the return area. The request has been read to its end.
+func hand(status abi.Status, payload []byte) unsafe.Pointer {
 	freeRoom()
 	result = payload
 	area[0] = uint32(status)

@@ -15,8 +15,12 @@
 //
 // The contract underneath is package abi. The host calls an instance for one request at a time and keeps it for many;
 // several instances run side by side and share nothing. There are no files, no network, no clock that tells the time
-// and no randomness. What a handler keeps in variables stays for later requests of the same instance: caches are
-// welcome, results must not depend on them.
+// and no randomness, unless the bundle asks for them and the node grants them. What a handler writes into variables is
+// gone with the request: before the next one the host restores the instance as OnConfigure left it, so do there what
+// is worth doing once. With `state: keep` in bundle.yaml an instance remembers; caches are welcome then, results must
+// not depend on them.
+//
+// The requests of a batch go to the handler one after the other, in one call of the host.
 //
 // The package also compiles for other platforms, where Feature, Count and Log do nothing, so that a step's own
 // functions can be unit-tested without a host.
@@ -109,6 +113,25 @@ func answer(list []byte) (status abi.Status, payload []byte) {
 		return abi.StatusGuestError, []byte("cannot encode the result: " + err.Error())
 	}
 	return abi.StatusTensors, payload
+}
+
+// answerBatch runs the handler on each request of a batch. A request that fails does not keep others from their answer.
+func answerBatch(batch []byte) (abi.Status, []byte) {
+	requests, err := abi.DecodeBatch(batch)
+	if err != nil {
+		return abi.StatusGuestError, []byte("cannot read the batch: " + err.Error())
+	}
+	answers := make([]abi.Item, len(requests))
+	for i := range requests {
+		status, payload := answer(requests[i].Payload)
+		// The buffer of a result is used again for the next one.
+		answers[i] = abi.Item{Status: status, Payload: append([]byte(nil), payload...)}
+	}
+	encoded, err := abi.EncodeAnswers(answers)
+	if err != nil {
+		return abi.StatusGuestError, []byte("cannot encode the batch: " + err.Error())
+	}
+	return abi.StatusTensors, encoded
 }
 
 // keepRoom is how large a buffer for requests or results may be and still be kept for the next one.

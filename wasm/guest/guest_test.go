@@ -58,3 +58,48 @@ func TestConfigurationCanBeRefused(t *testing.T) {
 		t.Fatal("a panic was accepted")
 	}
 }
+
+func TestABatchAnswersEachRequestByItself(t *testing.T) {
+	Handle(func(in []tensor.Tensor) ([]tensor.Tensor, error) {
+		if in[0].Name == "bad" {
+			return nil, InputError("no photo")
+		}
+		return in, nil
+	})
+	defer Handle(nil)
+	requests := [][]tensor.Tensor{
+		{tensor.FromStrings("x", "first")},
+		{tensor.FromStrings("bad", "")},
+		{tensor.FromStrings("x", "last, and longer than the first")},
+	}
+	size, err := abi.BatchSize(requests)
+	if err != nil {
+		t.Fatal(err)
+	}
+	batch := make([]byte, size)
+	if err := abi.PutBatch(batch, requests); err != nil {
+		t.Fatal(err)
+	}
+	status, payload := answerBatch(batch)
+	items, err := abi.DecodeBatch(payload)
+	if status != abi.StatusTensors || err != nil || len(items) != len(requests) {
+		t.Fatalf("status %d, %d items, %v", status, len(items), err)
+	}
+	for i := range requests {
+		want, err := abi.Encode(requests[i])
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch {
+		case i == 1:
+			if items[i].Status != abi.StatusInputError || string(items[i].Payload) != "no photo" {
+				t.Errorf("item %d is %d %q", i, items[i].Status, items[i].Payload)
+			}
+		case items[i].Status != abi.StatusTensors || string(items[i].Payload) != string(want):
+			t.Errorf("item %d is %d %x, want %x", i, items[i].Status, items[i].Payload, want)
+		}
+	}
+	if status, payload := answerBatch(batch[:size-8]); status != abi.StatusGuestError || !strings.Contains(string(payload), "cannot read the batch") {
+		t.Errorf("a batch that is cut off: %d %q", status, payload)
+	}
+}
