@@ -1,11 +1,11 @@
 // Package guest is the SDK for pre- and post-processing steps written in Go.
 //
-// A step is a package main whose init function calls Handle; main itself stays empty, since the host calls the step
-// again and again and never runs a program from end to end:
+// A step is a package main whose init function calls Handle; main only calls Serve, which does nothing in a module, since
+// the host calls the step again and again and never runs a program from end to end:
 //
 //	func init() { guest.Handle(process) }
 //
-//	func main() {}
+//	func main() { guest.Serve() }
 //
 //	func process(in []tensor.Tensor) ([]tensor.Tensor, error) { ... }
 //
@@ -23,7 +23,8 @@
 // The requests of a batch go to the handler one after the other, in one call of the host.
 //
 // The package also compiles for other platforms, where Feature, Count and Log do nothing, so that a step's own
-// functions can be unit-tested without a host.
+// functions can be unit-tested without a host, and where Serve answers requests on standard input, so that the same work
+// can be timed without WASM.
 package guest
 
 import (

@@ -4,7 +4,7 @@
 // In: "probabilities", FP32 [n,classes]. Out: "label", BYTES, and "score", FP32, both [3] for one photo and [n,3] for
 // more, likeliest first. The configuration is the labels file: a name a line, in the order of the classes.
 //
-// It is built for the agent as package guest says, and runs nowhere else.
+// It is built for the agent as package guest says.
 package main
 
 import (
@@ -26,7 +26,7 @@ func init() {
 	guest.Handle(process)
 }
 
-func main() {}
+func main() { guest.Serve() }
 
 func configure(configuration []byte) error {
 	labels = nil

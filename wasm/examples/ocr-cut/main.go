@@ -5,7 +5,7 @@
 // [N,3,48,W], and "place", FP32 [N,4,2], the corners of each line in the picture's pixels, from the top left on. A
 // picture without text gives one empty line and no place, since the recogniser takes at least one.
 //
-// It is built for the agent as package guest says, and runs nowhere else.
+// It is built for the agent as package guest says.
 package main
 
 import (
@@ -18,7 +18,7 @@ import (
 
 func init() { guest.Handle(process) }
 
-func main() {}
+func main() { guest.Serve() }
 
 // emptyWidth of the line that stands for none.
 const emptyWidth = 32

@@ -4,7 +4,7 @@
 // places; M is N, or 0 where there is no text. Out: "text", BYTES [M], and "score", FP32 [M]. The configuration is the
 // file of characters, one a line.
 //
-// It is built for the agent as package guest says, and runs nowhere else.
+// It is built for the agent as package guest says.
 package main
 
 import (
@@ -25,7 +25,7 @@ func init() {
 	guest.Handle(process)
 }
 
-func main() {}
+func main() { guest.Serve() }
 
 func process(in []tensor.Tensor) ([]tensor.Tensor, error) {
 	if len(in) != 2 || in[0].Name != "characters" || in[1].Name != "place" || in[0].Datatype != tensor.FP32 || len(in[0].Shape) != 3 || len(in[1].Shape) != 3 {

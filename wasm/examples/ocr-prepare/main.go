@@ -2,7 +2,7 @@
 //
 // In: "photo", BYTES [1], a PNG or JPEG file. Out: "x", FP32 [1,3,H,W], H and W multiples of 32.
 //
-// It is built for the agent as package guest says, and runs nowhere else.
+// It is built for the agent as package guest says.
 package main
 
 import (
@@ -13,7 +13,7 @@ import (
 
 func init() { guest.Handle(process) }
 
-func main() {}
+func main() { guest.Serve() }
 
 func process(in []tensor.Tensor) ([]tensor.Tensor, error) {
 	if len(in) != 1 || in[0].Name != "photo" || in[0].Datatype != tensor.Bytes {
