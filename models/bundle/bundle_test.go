@@ -69,7 +69,7 @@ func TestParseSpecReadsEverything(t *testing.T) {
 	if !slices.Equal(s.Variants, []Variant{{"float32", "model.onnx"}, {"small", "small/model.onnx"}}) {
 		t.Errorf("variants are %v", s.Variants)
 	}
-	if *s.Pre != (Step{"pre.wasm", 500 * time.Millisecond, 64 << 20}) || *s.Post != (Step{"post.wasm", DefaultStepTimeout, DefaultStepMemory}) {
+	if *s.Pre != *module("pre.wasm", 500*time.Millisecond, 64<<20) || *s.Post != *module("post.wasm", DefaultStepTimeout, DefaultStepMemory) {
 		t.Errorf("steps are %+v and %+v", s.Pre, s.Post)
 	}
 	if s.Budgets != (Budgets{256 << 20, 30 * time.Second, time.Second}) {

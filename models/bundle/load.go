@@ -38,7 +38,7 @@ func Load(fsys fs.FS) (*Bundle, error) {
 		return nil, err
 	}
 	for _, s := range spec.modules() {
-		if err := b.checkModule(fsys, s.Module); err != nil {
+		if err := b.checkModule(fsys, s); err != nil {
 			return nil, err
 		}
 	}
@@ -130,22 +130,6 @@ func readFile(fsys fs.FS, p string, most int64) ([]byte, error) {
 		return nil, fmt.Errorf("%s is larger than the %s that are allowed", p, FormatSize(most))
 	}
 	return data, nil
-}
-
-func (b *Bundle) checkModule(fsys fs.FS, p string) error {
-	if _, err := b.named(p, "pipeline", MaxModuleBytes); err != nil {
-		return err
-	}
-	f, err := fsys.Open(p)
-	if err != nil {
-		return fmt.Errorf("cannot open %s: %w", p, err)
-	}
-	defer f.Close()
-	head := make([]byte, 8)
-	if _, err := io.ReadFull(f, head); err != nil || !bytes.Equal(head, []byte("\x00asm\x01\x00\x00\x00")) {
-		return fmt.Errorf("%s is no WebAssembly module", p)
-	}
-	return nil
 }
 
 // checkModels reads every variant and compares it with bundle.yaml and with the first one.

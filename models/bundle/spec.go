@@ -20,7 +20,7 @@ const (
 	MaxFiles       = 2048
 	MaxFileBytes   = 64 << 30
 	MaxTotalBytes  = 256 << 30
-	MaxModuleBytes = 64 << 20
+	MaxModuleBytes = 32 << 20
 	MaxLabelsBytes = 1 << 20
 	MaxVariants    = 16
 	MaxTensors     = 64
@@ -60,14 +60,6 @@ type Spec struct {
 // Variant is one file of the model.
 type Variant struct{ Name, File string }
 
-// Step is a WASM module and its limits for one call.
-type Step struct {
-	Module  string
-	Timeout time.Duration
-	// Memory bounds the module's linear memory in bytes.
-	Memory int64
-}
-
 // Budgets bound what the bundle may take on a node.
 type Budgets struct {
 	// Memory in bytes bounds the process that probes the bundle.
@@ -83,6 +75,8 @@ const (
 	DefaultInfer       = 2 * time.Second
 	DefaultStepTimeout = 500 * time.Millisecond
 	DefaultStepMemory  = 64 << 20
+	DefaultStepStack   = 1 << 20
+	DefaultStepTable   = 1 << 16
 )
 
 // Variant returns the variant called name, or the default one when name is empty.

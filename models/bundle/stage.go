@@ -4,9 +4,8 @@ import (
 	"fmt"
 	"slices"
 
-	"go.yaml.in/yaml/v3"
-
 	"github.com/dhowfleet/dhow/models/dataflow"
+	"github.com/dhowfleet/dhow/models/strictyaml"
 	"github.com/dhowfleet/dhow/models/tensor"
 )
 
@@ -75,47 +74,50 @@ func open(ports []Port) []tensor.Spec {
 }
 
 // stages reads a pipeline that is a list.
-func (p *parser) stages(n *yaml.Node, s *Spec) {
+func (p *parser) stages(n *strictyaml.Node, s *Spec) {
 	s.Stages = []Stage{}
 	p.stageOf = n.Content
-	p.list(n, "pipeline", MaxStages, func(n *yaml.Node) { s.Stages = append(s.Stages, p.stage(n)) })
+	p.List(n, "pipeline", MaxStages, func(n *strictyaml.Node) { s.Stages = append(s.Stages, p.stage(n)) })
 	if len(n.Content) == 0 {
-		p.fail(n, "pipeline is empty; leave it out, or name its steps")
+		p.Failf(n, "pipeline is empty; leave it out, or name its steps")
 	}
 }
 
-func (p *parser) stage(n *yaml.Node) Stage {
+func (p *parser) stage(n *strictyaml.Node) Stage {
 	var s Stage
 	var variant string
-	var moduleOnly *yaml.Node // the first key that only a module has
-	step := Step{Timeout: DefaultStepTimeout, Memory: DefaultStepMemory}
-	of := func(n *yaml.Node) {
+	var moduleOnly *strictyaml.Node // the first key that only a module has
+	step := defaultStep()
+	of := func(n *strictyaml.Node) {
 		if moduleOnly == nil {
 			moduleOnly = n
 		}
 	}
 	where := "a step of the pipeline"
-	p.mapping(n, where,
-		field{"name", true, func(n *yaml.Node) {
-			p.text(n, "step name", &s.Name, ValidName)
+	fields := []strictyaml.Field{
+		strictyaml.Key("name", true, func(n *strictyaml.Node) {
+			p.Text(n, "step name", &s.Name, ValidName)
 			where = "step " + s.Name
-		}},
-		field{"module", false, func(n *yaml.Node) { p.text(n, where+": module", &step.Module, ValidPath) }},
-		field{"model", false, func(n *yaml.Node) { p.text(n, where+": model", &s.Model, ValidPath) }},
-		field{"variant", false, func(n *yaml.Node) {
-			p.text(n, where+": variant", &variant, func(v string) error {
+		}),
+		strictyaml.Key("module", false, func(n *strictyaml.Node) { p.Text(n, where+": module", &step.Module, ValidPath) }),
+		strictyaml.Key("model", false, func(n *strictyaml.Node) { p.Text(n, where+": model", &s.Model, ValidPath) }),
+		strictyaml.Key("variant", false, func(n *strictyaml.Node) {
+			p.Text(n, where+": variant", &variant, func(v string) error {
 				if v != "true" {
 					return fmt.Errorf("write true where the variant's file runs, and leave it out otherwise")
 				}
 				return nil
 			})
-		}},
-		field{"timeout", false, func(n *yaml.Node) { of(n); p.duration(n, where+": timeout", &step.Timeout, maxStepTimeout) }},
-		field{"memory", false, func(n *yaml.Node) { of(n); p.size(n, where+": memory", &step.Memory, 64<<10, 2<<30) }},
-		field{"takes", false, func(n *yaml.Node) { of(n); s.Inputs = p.ports(n, where+": takes", s.Inputs) }},
-		field{"gives", false, func(n *yaml.Node) { of(n); s.Outputs = p.ports(n, where+": gives", s.Outputs) }},
-		field{"inputs", false, func(n *yaml.Node) { s.Inputs = p.renames(n, where+": inputs", s.Inputs) }},
-		field{"outputs", false, func(n *yaml.Node) { s.Outputs = p.renames(n, where+": outputs", s.Outputs) }})
+		}),
+		strictyaml.Key("takes", false, func(n *strictyaml.Node) { of(n); s.Inputs = p.ports(n, where+": takes", s.Inputs) }),
+		strictyaml.Key("gives", false, func(n *strictyaml.Node) { of(n); s.Outputs = p.ports(n, where+": gives", s.Outputs) }),
+		strictyaml.Key("inputs", false, func(n *strictyaml.Node) { s.Inputs = p.renames(n, where+": inputs", s.Inputs) }),
+		strictyaml.Key("outputs", false, func(n *strictyaml.Node) { s.Outputs = p.renames(n, where+": outputs", s.Outputs) }),
+	}
+	p.Mapping(n, where, append(fields, p.module(&step, func(n *strictyaml.Node, key string) string {
+		of(n)
+		return where + ": " + key
+	})...)...)
 	kinds := 0
 	for _, given := range []string{step.Module, s.Model, variant} {
 		if given != "" {
@@ -124,54 +126,55 @@ func (p *parser) stage(n *yaml.Node) Stage {
 	}
 	switch {
 	case kinds != 1:
-		p.fail(n, "%s must have one of module (a WASM module), model (a file), or variant: true (the file that the variant names)", where)
+		p.Failf(n, "%s must have one of module (a WASM module), model (a file), or variant: true (the file that the variant names)", where)
 	case step.Module != "":
+		p.fits(n, where, &step)
 		s.Module = &step
 	case moduleOnly != nil:
-		p.fail(moduleOnly, "%s: timeout, memory, takes and gives are for modules; budgets bound a model, inputs and outputs rename its tensors", where)
+		p.Failf(moduleOnly, "%s: takes, gives and the limits of a call are for modules; budgets bound a model, inputs and outputs rename its tensors", where)
 	}
 	return s
 }
 
 // ports reads a list of names that are the same on both sides.
-func (p *parser) ports(n *yaml.Node, where string, out []Port) []Port {
+func (p *parser) ports(n *strictyaml.Node, where string, out []Port) []Port {
 	if out != nil {
-		p.fail(n, "%s: the same is said by another key", where)
+		p.Failf(n, "%s: the same is said by another key", where)
 		return out
 	}
-	p.list(n, where, MaxTensors, func(n *yaml.Node) {
+	p.List(n, where, MaxTensors, func(n *strictyaml.Node) {
 		var s string
-		p.text(n, where, &s, validText)
+		p.Text(n, where, &s, validText)
 		if slices.ContainsFunc(out, func(o Port) bool { return o.Own == s }) {
-			p.fail(n, "%s: %q occurs twice", where, s)
+			p.Failf(n, "%s: %q occurs twice", where, s)
 		}
 		out = append(out, Port{s, s})
 	})
-	if n.Kind == yaml.SequenceNode && len(n.Content) == 0 {
-		p.fail(n, "%s is empty", where)
+	if n.Kind == strictyaml.ListKind && len(n.Content) == 0 {
+		p.Failf(n, "%s is empty", where)
 	}
 	return out
 }
 
 // renames reads a mapping of the stage's own names to the pipeline's.
-func (p *parser) renames(n *yaml.Node, where string, out []Port) []Port {
+func (p *parser) renames(n *strictyaml.Node, where string, out []Port) []Port {
 	switch {
 	case out != nil:
-		p.fail(n, "%s: the same is said by another key", where)
+		p.Failf(n, "%s: the same is said by another key", where)
 		return out
-	case n.Kind != yaml.MappingNode || len(n.Content) == 0:
-		p.fail(n, "%s must map the step's own names to the pipeline's", where)
+	case n.Kind != strictyaml.MappingKind || len(n.Content) == 0:
+		p.Failf(n, "%s must map the step's own names to the pipeline's", where)
 		return nil
 	case len(n.Content) > 2*MaxTensors:
-		p.fail(n, "%s has %d entries, at most %d are allowed", where, len(n.Content)/2, MaxTensors)
+		p.Failf(n, "%s has %d entries, at most %d are allowed", where, len(n.Content)/2, MaxTensors)
 		return nil
 	}
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		var port Port
-		p.text(n.Content[i], where, &port.Own, validText)
-		p.text(n.Content[i+1], where, &port.Name, validText)
+		p.Text(n.Content[i], where, &port.Own, validText)
+		p.Text(n.Content[i+1], where, &port.Name, validText)
 		if slices.ContainsFunc(out, func(o Port) bool { return o.Own == port.Own }) {
-			p.fail(n.Content[i], "%s: %q occurs twice", where, port.Own)
+			p.Failf(n.Content[i], "%s: %q occurs twice", where, port.Own)
 		}
 		out = append(out, port)
 	}
@@ -185,7 +188,7 @@ func (p *parser) complete(s *Spec) {
 	for i := range s.Stages {
 		st, n := &s.Stages[i], p.stageOf[i]
 		if slices.ContainsFunc(s.Stages[:i], func(o Stage) bool { return o.Name == st.Name }) {
-			p.fail(n, "two steps of the pipeline are called %q", st.Name)
+			p.Failf(n, "two steps of the pipeline are called %q", st.Name)
 		}
 		switch {
 		case st.Module == nil && st.Model == "":
@@ -202,22 +205,22 @@ func (p *parser) complete(s *Spec) {
 			st.Outputs = ports(s.Outputs)
 		}
 		if st.Inputs == nil {
-			p.fail(n, "step %s needs takes: the names of the tensors that it is handed", st.Name)
+			p.Failf(n, "step %s needs takes: the names of the tensors that it is handed", st.Name)
 		}
 		if st.Outputs == nil {
-			p.fail(n, "step %s needs gives: the names of the tensors that it returns for other steps", st.Name)
+			p.Failf(n, "step %s needs gives: the names of the tensors that it returns for other steps", st.Name)
 		}
 	}
 	first := p.stageOf[0]
 	switch {
 	case models == 0:
-		p.fail(first, "the pipeline has no model")
+		p.Failf(first, "the pipeline has no model")
 	case variants > 1:
-		p.fail(first, "%d steps of the pipeline run the variant, at most one can", variants)
+		p.Failf(first, "%d steps of the pipeline run the variant, at most one can", variants)
 	case variants == 1 && s.Variants == nil:
-		p.fail(first, "a step of the pipeline runs the variant, but the bundle has no variants")
+		p.Failf(first, "a step of the pipeline runs the variant, but the bundle has no variants")
 	case variants == 0 && s.Variants != nil:
-		p.fail(first, "the bundle has variants, but no step of the pipeline runs them: write variant: true in one")
+		p.Failf(first, "the bundle has variants, but no step of the pipeline runs them: write variant: true in one")
 	case s.Variants == nil:
 		at := slices.IndexFunc(s.Stages, func(st Stage) bool { return st.Model != "" })
 		s.Variants = []Variant{{Name: "default", File: s.Stages[at].Model}}

@@ -56,11 +56,11 @@ func TestAListIsRead(t *testing.T) {
 		return out
 	}
 	for i, want := range []Stage{
-		{Name: "prepare", Module: &Step{"pre.wasm", 200 * time.Millisecond, 32 << 20}, Inputs: same("photo"), Outputs: same("x")},
+		{Name: "prepare", Module: module("pre.wasm", 200*time.Millisecond, 32<<20), Inputs: same("photo"), Outputs: same("x")},
 		{Name: "detect", Model: "det.onnx", Outputs: []Port{{"sigmoid_0.tmp:0", "map"}}},
-		{Name: "cut", Module: &Step{"cut.wasm", DefaultStepTimeout, DefaultStepMemory}, Inputs: same("photo", "map"), Outputs: same("crops")},
+		{Name: "cut", Module: module("cut.wasm", DefaultStepTimeout, DefaultStepMemory), Inputs: same("photo", "map"), Outputs: same("crops")},
 		{Name: "read", Model: "rec.onnx", Inputs: []Port{{"x", "crops"}}, Outputs: []Port{{"y", "letters"}, {"s", "score"}}},
-		{Name: "spell", Module: &Step{"post.wasm", DefaultStepTimeout, DefaultStepMemory}, Inputs: same("letters"), Outputs: []Port{{"words", "text"}}},
+		{Name: "spell", Module: module("post.wasm", DefaultStepTimeout, DefaultStepMemory), Inputs: same("letters"), Outputs: []Port{{"words", "text"}}},
 	} {
 		got := s.Stages[i]
 		if got.Name != want.Name || got.Model != want.Model || !slices.Equal(got.Inputs, want.Inputs) || !slices.Equal(got.Outputs, want.Outputs) ||
@@ -105,8 +105,8 @@ func TestAListSaysWhatIsWrongAndWhere(t *testing.T) {
 		{"model: det.onnx", "model: /det.onnx", "line 8: step detect: model: path"},
 		{"model: det.onnx", "variant: true", "line 7: a step of the pipeline runs the variant, but the bundle has no variants"},
 		{"model: det.onnx", "variant: yes", "line 8: step detect: variant: write true"},
-		{"model: det.onnx", "model: det.onnx, timeout: 1s", "line 8: step detect: timeout, memory, takes and gives are for modules"},
-		{"model: det.onnx", "model: det.onnx, takes: [x]", "line 8: step detect: timeout, memory, takes and gives are for modules"},
+		{"model: det.onnx", "model: det.onnx, timeout: 1s", "line 8: step detect: takes, gives and the limits of a call are for modules"},
+		{"model: det.onnx", "model: det.onnx, takes: [x]", "line 8: step detect: takes, gives and the limits of a call are for modules"},
 		{"timeout: 200ms", "timeout: 2h", "line 7: step prepare: timeout: 2h is outside"},
 		{"timeout: 200ms", "timeuot: 2h", `line 7: unknown key "timeuot"`},
 		{"takes: [photo, map]", "takes: [photo, photo]", `line 9: step cut: takes: "photo" occurs twice`},

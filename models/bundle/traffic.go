@@ -2,10 +2,9 @@ package bundle
 
 import (
 	"fmt"
-	"strconv"
 	"time"
 
-	"go.yaml.in/yaml/v3"
+	"github.com/dhowfleet/dhow/models/strictyaml"
 )
 
 // Bounds of how requests may be joined.
@@ -25,23 +24,23 @@ type Batching struct {
 	Delay     time.Duration
 }
 
-func (p *parser) batching(n *yaml.Node) *Batching {
+func (p *parser) batching(n *strictyaml.Node) *Batching {
 	b := &Batching{}
-	p.mapping(n, "batching",
-		field{"max", true, func(n *yaml.Node) { p.number(n, "batching.max", &b.Max, 2, MaxBatch) }},
-		field{"preferred", false, func(n *yaml.Node) {
-			p.list(n, "batching.preferred", 16, func(n *yaml.Node) {
+	p.Mapping(n, "batching",
+		strictyaml.Key("max", true, func(n *strictyaml.Node) { strictyaml.Int(&p.Reader, n, "batching.max", &b.Max, 2, MaxBatch) }),
+		strictyaml.Key("preferred", false, func(n *strictyaml.Node) {
+			p.List(n, "batching.preferred", 16, func(n *strictyaml.Node) {
 				size := 0
-				p.number(n, "batching.preferred", &size, 1, MaxBatch)
+				strictyaml.Int(&p.Reader, n, "batching.preferred", &size, 1, MaxBatch)
 				if b.Max > 0 && size > b.Max {
-					p.fail(n, "batching.preferred: %d is more than batching.max, %d", size, b.Max)
+					p.Failf(n, "batching.preferred: %d is more than batching.max, %d", size, b.Max)
 				}
 				b.Preferred = append(b.Preferred, size)
 			})
-		}},
-		field{"delay", false, func(n *yaml.Node) {
+		}),
+		strictyaml.Key("delay", false, func(n *strictyaml.Node) {
 			var s string
-			p.text(n, "batching.delay", &s, func(s string) error {
+			p.Text(n, "batching.delay", &s, func(s string) error {
 				d, err := parseDuration(s)
 				if err == nil && (d < 0 || d > time.Second) {
 					err = fmt.Errorf("%s is outside of 0 to 1s", s)
@@ -49,39 +48,17 @@ func (p *parser) batching(n *yaml.Node) *Batching {
 				b.Delay = d
 				return err
 			})
-		}})
+		}),
+	)
 	return b
 }
 
-func (p *parser) number(n *yaml.Node, where string, into *int, least, most int) {
-	var s string
-	p.text(n, where, &s, func(s string) error {
-		v, err := strconv.Atoi(s)
-		if err != nil || v < least || v > most {
-			return fmt.Errorf("%q is no number from %d to %d", s, least, most)
-		}
-		*into = v
-		return nil
-	})
-}
-
-func (p *parser) truth(n *yaml.Node, where string, into *bool) {
-	var s string
-	p.text(n, where, &s, func(s string) error {
-		if s != "true" && s != "false" {
-			return fmt.Errorf("%q is neither true nor false", s)
-		}
-		*into = s == "true"
-		return nil
-	})
-}
-
 // traffic are the keys that say how requests are run.
-func (p *parser) traffic(s *Spec) []field {
-	return []field{
-		{"batching", false, func(n *yaml.Node) { s.Batching = p.batching(n) }},
-		{"instances", false, func(n *yaml.Node) { p.number(n, "instances", &s.Instances, 1, MaxInstances) }},
-		{"queue", false, func(n *yaml.Node) { p.number(n, "queue", &s.Queue, 1, MaxQueue) }},
-		{"cache", false, func(n *yaml.Node) { p.truth(n, "cache", &s.Cache) }},
+func (p *parser) traffic(s *Spec) []strictyaml.Field {
+	return []strictyaml.Field{
+		strictyaml.Key("batching", false, func(n *strictyaml.Node) { s.Batching = p.batching(n) }),
+		strictyaml.Key("instances", false, func(n *strictyaml.Node) { strictyaml.Int(&p.Reader, n, "instances", &s.Instances, 1, MaxInstances) }),
+		strictyaml.Key("queue", false, func(n *strictyaml.Node) { strictyaml.Int(&p.Reader, n, "queue", &s.Queue, 1, MaxQueue) }),
+		strictyaml.Key("cache", false, func(n *strictyaml.Node) { p.Bool(n, "cache", &s.Cache) }),
 	}
 }
