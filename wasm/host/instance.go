@@ -13,13 +13,14 @@ import (
 
 	"github.com/dhowfleet/dhow/models/tensor"
 	"github.com/dhowfleet/dhow/wasm/abi"
+	"github.com/dhowfleet/dhow/wasm/host/memory"
 )
 
 // instance is one running guest. One call at a time uses it.
 type instance struct {
 	module *Module
 	guest  api.Module
-	memory *linear
+	memory *memory.Linear
 
 	realloc, process, post api.Function
 	stack                  [4]uint64
@@ -44,7 +45,7 @@ func (m *Module) start(ctx context.Context) (*instance, error) {
 	caller := ctx
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	memory, err := newLinear(m.limits.Memory)
+	memory, err := memory.New(m.limits.Memory)
 	if err != nil {
 		return nil, err
 	}
