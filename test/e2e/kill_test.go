@@ -163,7 +163,23 @@ func settled(t *testing.T, f *localfleet.Fleet, n *localfleet.Node, version stri
 // lost or counted twice.
 func TestAgentKilledAtEveryWritePoint(t *testing.T) {
 	t.Parallel()
-	names := points(t, "agent", "models/blob", "protocol")
+	for i, half := range halves(points(t, "agent", "models/blob", "protocol")) {
+		t.Run(fmt.Sprint("half ", i+1), func(t *testing.T) {
+			t.Parallel()
+			killAgentAt(t, half)
+		})
+	}
+}
+
+// halves deals names to two fleets side by side: most of the time is spent waiting.
+func halves(names []string) (out [2][]string) {
+	for i, name := range names {
+		out[i%2] = append(out[i%2], name)
+	}
+	return out
+}
+
+func killAgentAt(t *testing.T, names []string) {
 	f := newFleet(t)
 	for _, version := range []string{"1", "2"} {
 		_, err := f.CLI.Run(t.Context(), "model", "push", plainBundle(t, version))
@@ -258,12 +274,7 @@ func TestManagerKilledAtEveryWritePoint(t *testing.T) {
 	if long() {
 		names = append(names, points(t, "models/blob")...)
 	}
-	// Most of the time is spent waiting, so that two fleets side by side take half as long.
-	var halves [2][]string
-	for i, point := range names {
-		halves[i%2] = append(halves[i%2], point)
-	}
-	for i, half := range halves {
+	for i, half := range halves(names) {
 		t.Run(fmt.Sprint("half ", i+1), func(t *testing.T) {
 			t.Parallel()
 			killManagerAt(t, half)
