@@ -3,6 +3,7 @@ package abi
 import (
 	"encoding/binary"
 	"errors"
+	"slices"
 	"strconv"
 
 	"github.com/dhowfleet/dhow/models/tensor"
@@ -93,7 +94,11 @@ func Encode(ts []tensor.Tensor) ([]byte, error) {
 
 // Decode reads a list and checks all of it, the data against the shapes included. The tensors' Data are views into
 // list; their names and shapes are copies.
-func Decode(list []byte) ([]tensor.Tensor, error) {
+func Decode(list []byte) ([]tensor.Tensor, error) { return DecodeInto(nil, list) }
+
+// DecodeInto is Decode into room: tensors of an earlier list, which are overwritten, their shapes too. Lists of the same
+// form, one after the other, take no allocation.
+func DecodeInto(room []tensor.Tensor, list []byte) ([]tensor.Tensor, error) {
 	if len(list) < listHeader {
 		return nil, errors.New("list of " + strconv.Itoa(len(list)) + " bytes is shorter than its header")
 	}
@@ -104,7 +109,7 @@ func Decode(list []byte) ([]tensor.Tensor, error) {
 	if count > MaxTensors {
 		return nil, errors.New("list has " + strconv.FormatUint(uint64(count), 10) + " tensors, at most " + strconv.Itoa(MaxTensors) + " are allowed")
 	}
-	ts := make([]tensor.Tensor, count)
+	ts := slices.Grow(room[:0], int(count))[:count]
 	at := list[listHeader:]
 	for i := range ts {
 		rest, err := decodeTensor(&ts[i], at)
@@ -145,14 +150,14 @@ func decodeTensor(t *tensor.Tensor, at []byte) (rest []byte, err error) {
 	if len(at) < 8*rank+pad(name) {
 		return nil, errCutOff
 	}
-	if rank > 0 {
-		t.Shape = make([]int64, rank)
-		for i := range t.Shape {
-			t.Shape[i] = int64(binary.LittleEndian.Uint64(at[8*i:]))
-		}
-		at = at[8*rank:]
+	t.Shape = slices.Grow(t.Shape[:0], rank)[:rank]
+	for i := range t.Shape {
+		t.Shape[i] = int64(binary.LittleEndian.Uint64(at[8*i:]))
 	}
-	t.Name = string(at[:name])
+	at = at[8*rank:]
+	if t.Name != string(at[:name]) {
+		t.Name = string(at[:name])
+	}
 	if !zero(at[name:pad(name)]) {
 		return nil, errPadding
 	}

@@ -2,6 +2,7 @@ package abi
 
 import (
 	"bytes"
+	"fmt"
 	"math"
 	"strings"
 	"testing"
@@ -189,6 +190,33 @@ func BenchmarkPutDecode602KB(b *testing.B) {
 		}
 		if _, err := Decode(dst); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// TestDecodingIntoRoomIsDecoding: whatever the room held, and however large it was, the list is read as without it; a
+// list of the same form takes no allocation.
+func TestDecodingIntoRoomIsDecoding(t *testing.T) {
+	lists := [][]tensor.Tensor{
+		{},
+		{tensor.FromFloat32("x", []int64{2, 1}, []float32{1, 2})},
+		{tensor.FromFloat32("y", []int64{1, 1, 3}, []float32{1, 2, 3}), tensor.FromStrings("x", "a", "b"), {Name: "z", Datatype: tensor.Uint8, Data: []byte{1}}},
+	}
+	var room []tensor.Tensor
+	for i := range 9 {
+		list, err := Encode(lists[(i*i)%len(lists)])
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := Decode(list)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if room, err = DecodeInto(room, list); err != nil || fmt.Sprint(room) != fmt.Sprint(want) {
+			t.Fatalf("%v, want %v: %v", room, want, err)
+		}
+		if n := testing.AllocsPerRun(10, func() { _, _ = DecodeInto(room, list) }); n != 0 {
+			t.Errorf("decoding list %d into its own room takes %v allocations", i, n)
 		}
 	}
 }
