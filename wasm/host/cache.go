@@ -3,6 +3,7 @@ package host
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -13,26 +14,31 @@ import (
 	"strings"
 	"time"
 
-	"github.com/tetratelabs/wazero"
-
 	"github.com/dhowfleet/dhow/test/failpoint"
 )
 
-// cache keeps compiled code on disk: a directory for each module, named by the digest of its code, in which wazero puts
-// a file of its own naming. Beside that file lies another with its digest, because machine code that was damaged on
-// disk would be run as it is. An entry without a matching digest is removed and compiled anew; so is one that another
-// process has not sealed yet, which costs time and nothing else.
+// cache keeps compiled code on disk: a folder for each module, named by the digest of its code, in which wazero puts a
+// file of its own naming. Beside that file lies a seal with its digest, because machine code that was damaged on disk
+// would be run as it is. What its seal does not describe is removed and compiled anew.
 //
-// Files are written aside and renamed, so that processes may share the directory.
+// An entry comes into being whole: it is filled in a folder of its own, sealed there and then renamed to its place, and
+// it is never changed afterwards. It leaves by being renamed away first. So any number of processes may share the
+// folder, without locks, and one that is killed leaves nothing but a folder that nobody looks into, which goes when it
+// is an hour old.
 type cache struct {
-	dir    string
-	limit  int64
-	logger *slog.Logger
+	dir     string
+	bytes   int64 // of all entries
+	entries int
+	logger  *slog.Logger
 }
 
 const (
 	defaultCacheBytes = 256 << 20
+	maxEntries        = 1000
+	maxEntryFiles     = 8 // of one entry; there are two, unless another version of wazero filled it too
 	sealName          = "digest"
+	newPrefix         = "new-" // folders that are being filled
+	oldPrefix         = "old-" // folders that are being removed
 	abandonedAfter    = time.Hour
 )
 
@@ -40,126 +46,79 @@ func newCache(dir string, limit int64, logger *slog.Logger) *cache {
 	if limit == 0 {
 		limit = defaultCacheBytes
 	}
-	return &cache{dir: dir, limit: limit, logger: logger}
+	return &cache{dir: dir, bytes: limit, entries: maxEntries, logger: logger}
 }
 
-// entry is the cache's directory for one module.
-type entry struct {
-	cache       *cache
-	dir         string
-	compilation wazero.CompilationCache
-	filled      bool // there was compiled code, and it is whole
-}
-
-// open returns the entry for code, emptied if it is damaged.
-func (c *cache) open(code []byte) (*entry, error) {
+// place is where the entry for code lies, if there is one.
+func (c *cache) place(code []byte) string {
 	digest := sha256.Sum256(code)
-	e := &entry{cache: c, dir: filepath.Join(c.dir, hex.EncodeToString(digest[:]))}
-	if err := os.MkdirAll(e.dir, 0o700); err != nil {
-		return nil, fmt.Errorf("cannot create the WASM cache: %v", err)
-	}
-	switch sum, files, err := e.sum(); {
-	case err != nil:
-		return nil, fmt.Errorf("cannot read the WASM cache: %v", err)
-	case files > 0:
-		sealed, err := os.ReadFile(filepath.Join(e.dir, sealName))
-		if err != nil || string(sealed) != sum {
-			c.logger.Info("wasm cache entry is not whole, compiling anew")
-			e.clear()
-			break
-		}
-		e.filled = true
+	return filepath.Join(c.dir, hex.EncodeToString(digest[:]))
+}
+
+// find reports whether there is a whole entry at place. One that is not whole is removed.
+func (c *cache) find(place string) bool {
+	switch err := verify(place); {
+	case err == nil:
 		now := time.Now()
-		_ = os.Chtimes(e.dir, now, now) // what was used last is removed last
+		_ = os.Chtimes(place, now, now) // what was used last is removed last
+		return true
+	case !errors.Is(err, fs.ErrNotExist) || exists(place):
+		c.logger.Info("wasm cache entry is not whole, compiling anew", slog.Any("error", err))
+		c.discard(place)
 	}
-	var err error
-	if e.compilation, err = wazero.NewCompilationCacheWithDir(e.dir); err != nil {
-		return nil, fmt.Errorf("cannot create the WASM cache: %v", err)
-	}
-	return e, nil
+	return false
 }
 
-// sum returns the digest of the entry's compiled code and the number of its files.
-func (e *entry) sum() (string, int, error) {
-	h := sha256.New()
-	files := 0
-	err := filepath.WalkDir(e.dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || path == filepath.Join(e.dir, sealName) {
-			return err
-		}
-		if strings.HasSuffix(path, ".tmp") {
-			if info, err := d.Info(); err == nil && time.Since(info.ModTime()) > abandonedAfter {
-				_ = os.Remove(path)
-			}
-			return nil
-		}
-		f, err := os.Open(path)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = f.Close() }()
-		files++
-		_, _ = io.WriteString(h, d.Name()+"\n")
-		_, err = io.Copy(h, f)
-		return err
-	})
-	return hex.EncodeToString(h.Sum(nil)), files, err
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
-// seal records the digest of what was compiled and makes room in the cache. A failure costs the next start some time.
-func (e *entry) seal() {
-	if e.filled {
-		return
+// begin makes the folder in which an entry is to be filled.
+func (c *cache) begin() (string, error) {
+	if err := os.MkdirAll(c.dir, 0o700); err != nil {
+		return "", fmt.Errorf("%w: %v", ErrUnwritable, err)
 	}
-	failpoint.Here("wasmcache/compiled")
-	sum, files, err := e.sum()
-	if err == nil && files > 0 {
-		err = writeAside(filepath.Join(e.dir, sealName), []byte(sum))
-	}
-	failpoint.Here("wasmcache/sealed")
+	return private(c.dir)
+}
+
+// private makes a folder for compiled code that nobody else looks into.
+func private(parent string) (string, error) {
+	dir, err := os.MkdirTemp(parent, newPrefix+"*") // with the permissions 0700
 	if err != nil {
-		e.cache.logger.Warn("cannot seal the wasm cache entry", slog.Any("error", err))
+		return "", fmt.Errorf("%w: %v", ErrUnwritable, err)
 	}
-	e.cache.shrink(e.dir)
+	return dir, nil
 }
 
-func writeAside(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp")
-	if err != nil {
-		return err
+// publish moves a filled and sealed folder to its place and makes room for it. If another process was faster, its entry
+// stays. A failure costs the next start some time, and nothing else.
+func (c *cache) publish(dir, place string) {
+	if err := os.Rename(dir, place); err != nil {
+		if !exists(place) {
+			c.logger.Warn("cannot keep compiled wasm code, it will be compiled again", slog.Any("error", err))
+		}
+		_ = os.RemoveAll(dir)
 	}
-	_, err = f.Write(data)
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
+	failpoint.Here("wasmcache/published")
+	c.shrink(place)
+}
+
+// discard removes an entry. It is renamed first, so that nobody finds a part of it.
+func (c *cache) discard(place string) {
+	old, err := os.MkdirTemp(c.dir, oldPrefix+"*")
 	if err == nil {
-		err = os.Rename(f.Name(), path)
+		err = os.Rename(place, filepath.Join(old, sealName))
+		_ = os.RemoveAll(old)
 	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-	}
-	return err
-}
-
-// clear empties the entry. The seal goes first: code without a seal is not used.
-func (e *entry) clear() {
-	_ = os.Remove(filepath.Join(e.dir, sealName))
-	left, err := os.ReadDir(e.dir)
-	if err != nil {
-		return
-	}
-	for _, d := range left {
-		_ = os.RemoveAll(filepath.Join(e.dir, d.Name()))
+	if err != nil && exists(place) { // a full disk has no room for the folder; without its seal the entry is not used
+		_ = os.Remove(filepath.Join(place, sealName))
+		_ = os.RemoveAll(place)
 	}
 }
 
-func (e *entry) remove() {
-	e.clear()
-	_ = os.Remove(e.dir)
-}
-
-// shrink removes the entries used longest ago until the cache is within its limit, keep excepted. Code that is loaded
-// stays loaded when its entry goes.
+// shrink removes the entries used longest ago until the cache is within its limits, keep excepted, and what processes
+// that were killed left behind. Code that is loaded stays loaded when its entry goes.
 func (c *cache) shrink(keep string) {
 	dirs, err := os.ReadDir(c.dir)
 	if err != nil {
@@ -171,32 +130,110 @@ func (c *cache) shrink(keep string) {
 		size int64
 	}
 	var entries []used
-	total := int64(0)
+	total, count := int64(0), 0
 	for _, d := range dirs {
 		info, err := d.Info()
 		if err != nil || !d.IsDir() {
 			continue
 		}
 		u := used{dir: filepath.Join(c.dir, d.Name()), at: info.ModTime()}
-		_ = filepath.WalkDir(u.dir, func(_ string, d fs.DirEntry, err error) error {
-			if err == nil && !d.IsDir() {
-				if info, err := d.Info(); err == nil {
-					u.size += info.Size()
-				}
+		if strings.HasPrefix(d.Name(), newPrefix) || strings.HasPrefix(d.Name(), oldPrefix) {
+			if time.Since(u.at) > abandonedAfter {
+				_ = os.RemoveAll(u.dir)
 			}
-			return nil
-		})
+			continue
+		}
+		u.size = size(u.dir)
 		total += u.size
+		count++
 		if u.dir != keep {
 			entries = append(entries, u)
 		}
 	}
 	sort.Slice(entries, func(i, j int) bool { return entries[i].at.Before(entries[j].at) })
 	for _, u := range entries {
-		if total <= c.limit {
+		if total <= c.bytes && count <= c.entries {
 			return
 		}
-		(&entry{cache: c, dir: u.dir}).remove()
+		c.discard(u.dir)
 		total -= u.size
+		count--
 	}
+}
+
+func size(dir string) int64 {
+	total := int64(0)
+	_ = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			if info, err := d.Info(); err == nil {
+				total += info.Size()
+			}
+		}
+		return nil
+	})
+	return total
+}
+
+// seal writes down the digest of what lies in a folder.
+func seal(dir string) error {
+	failpoint.Here("wasmcache/compiled")
+	digest, err := sum(dir)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, sealName), []byte(digest), 0o600); err != nil {
+		return err
+	}
+	failpoint.Here("wasmcache/sealed")
+	return nil
+}
+
+// verify returns why what lies in a folder is not what was sealed.
+func verify(dir string) error {
+	f, err := os.Open(filepath.Join(dir, sealName))
+	if err != nil {
+		return err
+	}
+	sealed, err := io.ReadAll(io.LimitReader(f, 2*2*sha256.Size))
+	_ = f.Close()
+	if err != nil {
+		return err
+	}
+	digest, err := sum(dir)
+	if err != nil {
+		return err
+	}
+	if string(sealed) != digest {
+		return errors.New("it is not what was sealed")
+	}
+	return nil
+}
+
+// sum returns the digest of a folder's compiled code.
+func sum(dir string) (string, error) {
+	h := sha256.New()
+	files, left := 0, int64(MaxCompiled)
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || path == filepath.Join(dir, sealName) {
+			return err
+		}
+		if files++; files >= maxEntryFiles || !d.Type().IsRegular() {
+			return fmt.Errorf("%s is not what wazero writes", d.Name())
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = f.Close() }()
+		_, _ = io.WriteString(h, d.Name()+"\n")
+		n, err := io.Copy(h, io.LimitReader(f, left+1))
+		if left -= n; left < 0 {
+			return fmt.Errorf("there are more than %d bytes of compiled code", MaxCompiled)
+		}
+		return err
+	})
+	if err == nil && files == 0 {
+		err = errors.New("there is no compiled code")
+	}
+	return hex.EncodeToString(h.Sum(nil)), err
 }

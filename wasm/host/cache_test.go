@@ -92,12 +92,11 @@ func TestADamagedCacheIsNotRun(t *testing.T) {
 			if err := os.WriteFile(code, []byte("nonsense"), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			e := entry{dir: filepath.Dir(seal)}
-			sum, _, err := e.sum()
+			digest, err := sum(filepath.Dir(seal))
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := os.WriteFile(seal, []byte(sum), 0o600); err != nil {
+			if err := os.WriteFile(seal, []byte(digest), 0o600); err != nil {
 				t.Fatal(err)
 			}
 		},
@@ -176,7 +175,7 @@ func runChild(t *testing.T, dir string, env ...string) error {
 
 // TestKilledWhileWritingTheCache: whatever is left behind, the next process serves and leaves a whole entry.
 func TestKilledWhileWritingTheCache(t *testing.T) {
-	for _, point := range []string{"wasmcache/compiled", "wasmcache/sealed"} {
+	for _, point := range []string{"wasmcache/compiled", "wasmcache/sealed", "wasmcache/published"} {
 		t.Run(point, func(t *testing.T) {
 			dir := t.TempDir()
 			var exit *exec.ExitError
@@ -186,6 +185,17 @@ func TestKilledWhileWritingTheCache(t *testing.T) {
 			if err := runChild(t, dir); err != nil {
 				t.Fatal(err)
 			}
+			abandoned, err := filepath.Glob(filepath.Join(dir, newPrefix+"*"))
+			if err != nil || len(abandoned) > 1 {
+				t.Errorf("%v, %v", abandoned, err)
+			}
+			past := time.Now().Add(-2 * abandonedAfter)
+			for _, a := range abandoned {
+				if err := os.Chtimes(a, past, past); err != nil {
+					t.Fatal(err)
+				}
+			}
+			newCache(dir, 0, slog.New(slog.DiscardHandler)).shrink("")
 			if code, seals := files(t, dir); len(code) != 1 || len(seals) != 1 {
 				t.Errorf("the cache holds %v and %v", code, seals)
 			}

@@ -70,6 +70,8 @@ type Config struct {
 	CacheDir   string // compiled code is kept there; "" keeps it in memory alone
 	CacheBytes int64  // the least recently used entries go when the directory is larger; 0 means 256 MiB
 	Logger     *slog.Logger
+	// Compiler compiles what is not in the cache; nil means that this process does. A process that serves wants one.
+	Compiler Compiler
 }
 
 // Limits of one module.
@@ -99,14 +101,15 @@ const (
 
 // Runtime compiles modules.
 type Runtime struct {
-	cache     *cache // nil without a directory
+	cache     *cache   // nil without a directory
+	compiler  Compiler // nil: this process compiles
 	logger    *slog.Logger
 	compiling chan struct{} // one at a time: compiling takes a core and hundreds of megabytes
 }
 
 // NewRuntime makes a Runtime; the cache directory is created when it is first written to.
 func NewRuntime(_ context.Context, config Config) (*Runtime, error) {
-	r := &Runtime{logger: config.Logger, compiling: make(chan struct{}, 1)}
+	r := &Runtime{logger: config.Logger, compiler: config.Compiler, compiling: make(chan struct{}, 1)}
 	if r.logger == nil {
 		r.logger = slog.New(slog.DiscardHandler)
 	}
@@ -165,12 +168,6 @@ func (r *Runtime) compile(ctx context.Context, code []byte, options Options) (*M
 		return nil, fmt.Errorf("it starts with %d KiB of memory, its limit is %d KiB", needs*64, pages*64)
 	}
 
-	select {
-	case r.compiling <- struct{}{}:
-		defer func() { <-r.compiling }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
 	m := &Module{
 		name:          options.Name,
 		limits:        limits,
@@ -185,52 +182,19 @@ func (r *Runtime) compile(ctx context.Context, code []byte, options Options) (*M
 		logger = r.logger
 	}
 	m.lines = newLines(logger.With(slog.String("module", options.Name)))
-	config := wazero.NewRuntimeConfig().
-		WithCoreFeatures(api.CoreFeaturesV2).
-		WithMemoryLimitPages(uint32(pages)).
-		WithCloseOnContextDone(true).
-		WithDebugInfoEnabled(false)
-	if err := m.build(ctx, r.cache, config, prepared); err != nil {
+	if err := r.build(ctx, m, prepared, uint32(pages)); err != nil {
+		return nil, err
+	}
+	if err := m.link(ctx); err != nil {
 		_ = m.release()
 		return nil, err
 	}
 	return m, nil
 }
 
-// build compiles into a runtime of the module's own. A cache that fails (damaged, unreadable, disk full) never fails the
-// module: it is then compiled without it.
-func (m *Module) build(ctx context.Context, c *cache, config wazero.RuntimeConfig, code []byte) error {
-	if c == nil {
-		return m.load(ctx, config, code)
-	}
-	entry, err := c.open(code)
-	if err != nil {
-		m.lines.logger.Warn("wasm cache unusable, compiling without it", slog.Any("error", err))
-		return m.load(ctx, config, code)
-	}
-	m.compilation = entry.compilation
-	err = m.load(ctx, config.WithCompilationCache(entry.compilation), code)
-	if err == nil {
-		entry.seal()
-		return nil
-	}
-	_ = m.release()
-	entry.remove()
-	if err := m.load(ctx, config, code); err != nil {
-		return err
-	}
-	m.lines.logger.Warn("wasm cache entry unusable, compiled without it", slog.Any("error", err))
-	return nil
-}
-
-func (m *Module) load(ctx context.Context, config wazero.RuntimeConfig, code []byte) error {
-	m.runtime = wazero.NewRuntimeWithConfig(ctx, config)
-	compiled, err := m.runtime.CompileModule(ctx, code)
-	if err != nil {
-		return err
-	}
-	m.compiled = compiled
-	if err := checkExports(compiled); err != nil {
+// link checks the exports and offers the imports.
+func (m *Module) link(ctx context.Context) error {
+	if err := checkExports(m.compiled); err != nil {
 		return err
 	}
 	return m.imports(ctx)
@@ -313,6 +277,8 @@ type Module struct {
 	compilation wazero.CompilationCache // nil where there is none
 	runtime     wazero.Runtime
 	compiled    wazero.CompiledModule
+	cached      bool          // it was not compiled for this module
+	compileTime time.Duration // or what loading it from the cache took
 
 	slots  chan struct{} // one for each call in flight, so that there are never more instances
 	closed chan struct{}
