@@ -37,7 +37,6 @@ func engine(pages uint32) wazero.RuntimeConfig {
 	return wazero.NewRuntimeConfigCompiler().
 		WithCoreFeatures(api.CoreFeaturesV2).
 		WithMemoryLimitPages(pages).
-		WithCloseOnContextDone(true).
 		WithDebugInfoEnabled(false)
 }
 

@@ -1,28 +1,37 @@
-// Package host runs WASM guests under the contract of wasm/abi: bounded in memory, time, output and noise.
+// Package host runs WASM guests that nobody has to trust: bounded in memory, time, stack, output and noise, and without
+// a memory of earlier requests.
 //
-// A Runtime compiles modules; it costs nothing until the first Compile. A Module owns its compiled code and a pool of
-// instances; Process takes the instance that was used last (or starts one), copies the request in, runs the guest and
-// copies the result out. An instance that trapped, ran past its time or left by itself is thrown away, all others are
-// kept for later requests. What one Module does cannot be seen by another: each has a wazero runtime of its own, so that
-// each can have its own memory limit, and closing it gives everything back.
+// # Data flow
+//
+// A module's bytes are rewritten (wasm/metering), which checks them and inserts charges; compiled, in a child process
+// where Config has a Compiler, into a cache on disk; and given a wazero runtime of their own, so that what one Module
+// does cannot be seen by another, and closing it gives everything back. An instance is started, initialised and
+// configured once; what its memory and globals hold then is the image. A call takes the instance that was used last (or
+// starts one), writes the request into its memory, runs it, reads the answer where it lies, and puts the instance back
+// to the image: no request finds anything of another, and an instance that trapped or was stopped is as good as new.
+// Options.State may ask to keep what a guest remembers. Instances that cannot be put back (the guest changes its tables,
+// drops data segments, or has globals of 128 bits) are replaced, in the background.
+//
+// How a request is written and an answer is read depends on Options.Kind, behind the interface protocolOf: the contract
+// of wasm/abi, or a compatibility mode.
 //
 // # What a guest gets
 //
-// Memory up to Limits.Memory for each instance, mapped outside the Go heap and given back when the instance goes. Tables
-// that cannot grow. A time limit for each call; wazero checks it at loops and calls, and the instance is lost with it.
-// The names it may emit are Options.Counters and Options.Features; other names are dropped and counted. No files, no
-// network, and a clock and random source that give every instance the same values, so that a result depends on the
-// input alone.
+// Memory up to Limits.Memory, mapped outside the Go heap. Tables that cannot grow. Limits.Timeout for a call: metered
+// code asks the host for more fuel every 20 to 50 microseconds, whatever it does, and the host then looks at the clock,
+// at the request's context and at Limits.Fuel. The fuel that a call takes is the same on every run and every machine.
+// Native stack up to Limits.Stack, by metering's estimate. What host functions do for a guest is charged as well. The
+// names it may emit are Options.Counters and Options.Features; others are dropped and counted. No files, no network, and
+// a clock and a random source that give every call the same values, unless Options.Grants says otherwise (wasm/wasi).
 //
-// What is not bounded as tightly as the rest: a guest that recurses without end takes up to 400 MB of Go heap for a
-// moment before wazero stops it, and compiling cannot be interrupted (modules that are known to make it explode are
-// refused beforehand). The agent therefore compiles and runs every bundle first in a child process with limits.
+// Lines that a guest writes are cut, limited in rate, and marked with the attribute class=guest: they may hold what
+// requests hold, so whoever sends logs elsewhere leaves them out.
 //
 // # Concurrency and blocking
 //
 // All methods are safe for concurrent use. Compile blocks for seconds where the compilation cache has no entry, one
-// module at a time. Process blocks until an instance is free or its context ends, then for as long as the guest runs.
-// Close waits for the calls in flight. The cache directory may be shared with other processes.
+// module at a time. Process, View, Batch and Measure block until an instance is free or their context ends, then for as
+// long as the guest runs. Close waits for the calls in flight. The cache directory may be shared with other processes.
 package host
 
 import (
@@ -32,19 +41,21 @@ import (
 	"log/slog"
 	"math"
 	"runtime"
-	"sync"
 	"time"
 
-	"github.com/tetratelabs/wazero"
-	"github.com/tetratelabs/wazero/api"
-
 	"github.com/dhowfleet/dhow/wasm/abi"
+	"github.com/dhowfleet/dhow/wasm/metering"
+	"github.com/dhowfleet/dhow/wasm/wasi"
 )
 
 // Errors that callers tell apart. A *GuestError is the guest's own verdict; the others are about the guest.
 var (
 	// ErrDeadline: the guest ran past Limits.Timeout. A request that ends for its own reasons gets its context's error.
 	ErrDeadline = errors.New("the guest ran past its time limit")
+	// ErrFuel: the guest used up Limits.Fuel.
+	ErrFuel = errors.New("the guest ran out of fuel")
+	// ErrStack: the guest used up Limits.Stack.
+	ErrStack = errors.New("the guest ran out of its stack")
 	// ErrTrap: the guest broke off or broke the contract.
 	ErrTrap = errors.New("the guest failed")
 	// ErrClosed: the module was closed.
@@ -77,13 +88,33 @@ type Config struct {
 // Limits of one module.
 type Limits struct {
 	Memory  int64         // bytes of linear memory of one instance; 0 means 64 MiB
-	Timeout time.Duration // of one call of Process, the start of an instance not included; 0 means 1 s
+	Stack   int64         // bytes of native stack that nested calls may take, by estimate; 0 means 1 MiB
+	Table   int64         // entries of all tables; 0 means 65,536
+	Timeout time.Duration // of one call, the start of an instance not included; 0 means 1 s
+	Fuel    int64         // of one call, about one for an instruction; 0 leaves it to Timeout
+	// Quantum is how much fuel a guest gets at most before it must ask for more; 0 means 100,000. It is 10,000 for code
+	// that nobody vouches for: less fuel is spent between two looks at the clock, however slow the instructions are.
+	Quantum int64
 }
+
+// State is what becomes of an instance's memory and globals between calls.
+type State uint8
+
+// The states.
+const (
+	// Reset lets every call start from the image.
+	Reset State = iota
+	// Keep lets an instance remember what it did for earlier requests, until it fails.
+	Keep
+)
 
 // Options of one module.
 type Options struct {
 	Name          string // in log lines and errors, such as "pre.wasm"
 	Limits        Limits
+	State         State
+	Kind          Kind
+	Grants        wasi.Grants  // what of the machine the guest may see
 	Configuration []byte       // handed to every instance's configure
 	Counters      []string     // names that emit_count may use
 	Features      []string     // names that emit_feature may use
@@ -93,11 +124,44 @@ type Options struct {
 
 const (
 	defaultMemory  = 64 << 20
+	defaultStack   = metering.DefaultStack
+	defaultTable   = metering.DefaultTableEntries
 	defaultTimeout = time.Second
+	defaultQuantum = 100_000
+	leastStack     = 1 << 10
+	mostStack      = 64 << 20
+	mostTable      = 1 << 20
+	mostQuantum    = 10_000_000
 	startTimeout   = 10 * time.Second // of an instance's start and configure
 	maxInstances   = 8
 	pageSize       = 1 << 16
 )
+
+// complete sets what is left out and refuses what makes no sense.
+func (l *Limits) complete() error {
+	for _, f := range []struct {
+		value             *int64
+		otherwise         int64
+		least, most, unit int64
+		what              string
+	}{
+		{&l.Memory, defaultMemory, pageSize, math.MaxUint16 * pageSize, pageSize, "memory limit in bytes"},
+		{&l.Stack, defaultStack, leastStack, mostStack, 1, "stack limit in bytes"},
+		{&l.Table, defaultTable, 1, mostTable, 1, "limit of table entries"},
+		{(*int64)(&l.Timeout), int64(defaultTimeout), 1, math.MaxInt64, 1, "time limit in nanoseconds"},
+		{&l.Fuel, math.MaxInt64, 1, math.MaxInt64, 1, "fuel limit"},
+		{&l.Quantum, defaultQuantum, leastQuantum, mostQuantum, 1, "quantum of fuel"},
+	} {
+		if *f.value == 0 {
+			*f.value = f.otherwise
+		}
+		if *f.value < f.least || *f.value > f.most {
+			return fmt.Errorf("%s is %d, it must lie between %d and %d", f.what, *f.value, f.least, f.most)
+		}
+		*f.value -= *f.value % f.unit
+	}
+	return nil
+}
 
 // Runtime compiles modules.
 type Runtime struct {
@@ -137,40 +201,42 @@ func (r *Runtime) Compile(ctx context.Context, code []byte, options Options) (*M
 		_ = m.Close()
 		return nil, fmt.Errorf("cannot start %s: %w", options.Name, err)
 	}
+	several, ok := in.speaks.(batcher)
+	m.batches = ok && several.batches()
 	m.idle = append(m.idle, in)
 	return m, nil
 }
 
 func (r *Runtime) compile(ctx context.Context, code []byte, options Options) (*Module, error) {
 	limits := options.Limits
-	if limits.Memory == 0 {
-		limits.Memory = defaultMemory
+	if err := limits.complete(); err != nil {
+		return nil, err
 	}
-	if limits.Timeout == 0 {
-		limits.Timeout = defaultTimeout
-	}
-	pages := limits.Memory / pageSize
-	if pages < 1 || pages > math.MaxUint16 {
-		return nil, fmt.Errorf("memory limit of %d bytes is not between 64 KiB and 4 GiB", limits.Memory)
-	}
-	limits.Memory = pages * pageSize
-	if limits.Timeout < 0 {
-		return nil, fmt.Errorf("time limit %s is negative", limits.Timeout)
+	kind, err := options.protocol()
+	if err != nil {
+		return nil, err
 	}
 	if len(options.Configuration) > abi.MaxConfiguration {
 		return nil, fmt.Errorf("configuration has %d bytes, at most %d are allowed", len(options.Configuration), abi.MaxConfiguration)
 	}
-	prepared, needs, err := inspect(code)
+	// A page more than the limit lets package memory shrink a memory; the limit is held there.
+	pages := uint32(limits.Memory/pageSize) + 1
+	rewritten, err := metering.Rewrite(code, metering.Options{Stack: limits.Stack, MemoryPages: pages, TableEntries: uint32(limits.Table)})
 	if err != nil {
 		return nil, err
 	}
-	if needs > uint32(pages) {
-		return nil, fmt.Errorf("it starts with %d KiB of memory, its limit is %d KiB", needs*64, pages*64)
+	if err := offered(&rewritten.Info, pages-1, kind); err != nil {
+		return nil, err
 	}
 
 	m := &Module{
 		name:          options.Name,
 		limits:        limits,
+		state:         options.State,
+		kind:          kind,
+		grants:        options.Grants,
+		info:          Info{Info: rewritten.Info},
+		restorable:    !rewritten.Info.TableOps && !rewritten.Info.DataDrop && !rewritten.Info.VectorGlobals,
 		configuration: options.Configuration,
 		features:      set(options.Features),
 		counters:      set(options.Counters),
@@ -182,7 +248,7 @@ func (r *Runtime) compile(ctx context.Context, code []byte, options Options) (*M
 		logger = r.logger
 	}
 	m.lines = newLines(logger.With(slog.String("module", options.Name)))
-	if err := r.build(ctx, m, prepared, uint32(pages)); err != nil {
+	if err := r.build(ctx, m, rewritten.Code, pages); err != nil {
 		return nil, err
 	}
 	if err := m.link(ctx); err != nil {
@@ -192,9 +258,31 @@ func (r *Runtime) compile(ctx context.Context, code []byte, options Options) (*M
 	return m, nil
 }
 
+// offered holds what a module declares against what guests of its kind are given.
+func offered(info *metering.Info, pages uint32, kind protocolOf) error {
+	for _, i := range info.Imports {
+		if i.Kind != metering.Function {
+			return fmt.Errorf("it imports the %s %q.%q; the contract offers functions alone", i.Kind, i.Module, i.Name)
+		}
+		if !kind.imports(i.Module, i.Name) {
+			return fmt.Errorf("it imports the function %q.%q, which the contract does not offer", i.Module, i.Name)
+		}
+	}
+	if info.Memories != 1 {
+		return fmt.Errorf("it has %d memories, the contract asks for one", info.Memories)
+	}
+	if info.MemoryMin > pages {
+		return fmt.Errorf("it starts with %d KiB of memory, its limit is %d KiB; raise memory in bundle.yaml", int64(info.MemoryMin)*64, int64(pages)*64)
+	}
+	if info.MemoryMax == 0 {
+		return errors.New("its memory may have no page")
+	}
+	return nil
+}
+
 // link checks the exports and offers the imports.
 func (m *Module) link(ctx context.Context) error {
-	if err := checkExports(m.compiled); err != nil {
+	if err := m.kind.check(m.compiled); err != nil {
 		return err
 	}
 	return m.imports(ctx)
@@ -213,136 +301,4 @@ func set(names []string) map[string]string {
 		s[n] = n
 	}
 	return s
-}
-
-// signature is what the contract says of an export, in wasm's own value types.
-type signature struct {
-	name            string
-	params, results []api.ValueType
-	optional        bool
-}
-
-var i32 = api.ValueTypeI32
-
-var signatures = []signature{
-	{name: abi.ExportVersion, results: []api.ValueType{i32}},
-	{name: abi.ExportRealloc, params: []api.ValueType{i32, i32, i32, i32}, results: []api.ValueType{i32}},
-	{name: abi.ExportConfigure, params: []api.ValueType{i32, i32}, results: []api.ValueType{i32}, optional: true},
-	{name: abi.ExportProcess, params: []api.ValueType{i32, i32}, results: []api.ValueType{i32}},
-	{name: abi.ExportPostProcess, params: []api.ValueType{i32}},
-	{name: abi.ExportInitialize, optional: true},
-}
-
-func checkExports(compiled wazero.CompiledModule) error {
-	if compiled.ExportedMemories()[abi.ExportMemory] == nil {
-		return fmt.Errorf("it does not export its memory as %q", abi.ExportMemory)
-	}
-	functions := compiled.ExportedFunctions()
-	for _, s := range signatures {
-		f := functions[s.name]
-		if f == nil {
-			if s.optional {
-				continue
-			}
-			return fmt.Errorf("it does not export the function %s, which version %d of the contract asks for", s.name, abi.Version)
-		}
-		if !equal(f.ParamTypes(), s.params) || !equal(f.ResultTypes(), s.results) {
-			return fmt.Errorf("it exports %s with another signature than the contract's", s.name)
-		}
-	}
-	return nil
-}
-
-func equal(a, b []api.ValueType) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if a[i] != b[i] {
-			return false
-		}
-	}
-	return true
-}
-
-// Module is compiled code and its instances.
-type Module struct {
-	name          string
-	limits        Limits
-	configuration []byte
-	features      map[string]string // name to itself, so that a guest's bytes become a string without a copy
-	counters      map[string]string
-	lines         *lines
-
-	compilation wazero.CompilationCache // nil where there is none
-	runtime     wazero.Runtime
-	compiled    wazero.CompiledModule
-	cached      bool          // it was not compiled for this module
-	compileTime time.Duration // or what loading it from the cache took
-
-	slots  chan struct{} // one for each call in flight, so that there are never more instances
-	closed chan struct{}
-
-	mu       sync.Mutex
-	idle     []*instance // the last one used is taken first: its memory is warm
-	stats    Stats
-	isClosed bool
-}
-
-// Stats of a module since it was compiled.
-type Stats struct {
-	Idle          int    // instances waiting
-	Started       uint64 // instances
-	Discarded     uint64 // instances, after a trap or a deadline
-	DroppedEmits  uint64 // emits of names that are not declared, beyond abi.MaxEmits, or not a number
-	DroppedLines  uint64 // log lines beyond the rate
-	MappedBytes   int64  // address space of all instances' memory
-	DeadlineTraps uint64 // calls that ran past their time
-}
-
-// Stats returns the figures of now.
-func (m *Module) Stats() Stats {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	s := m.stats
-	s.Idle = len(m.idle)
-	s.DroppedLines = m.lines.dropped.Load()
-	return s
-}
-
-// Close waits for the calls in flight and gives back everything the module held.
-func (m *Module) Close() error {
-	m.mu.Lock()
-	if m.isClosed {
-		m.mu.Unlock()
-		return nil
-	}
-	m.isClosed = true
-	close(m.closed)
-	m.mu.Unlock()
-	for range cap(m.slots) {
-		m.slots <- struct{}{}
-	}
-	for _, in := range m.idle {
-		in.discard()
-	}
-	m.idle = nil
-	return m.release()
-}
-
-// release closes the runtime and what it compiled.
-func (m *Module) release() error {
-	ctx := context.Background()
-	var err error
-	if m.compiled != nil {
-		err = m.compiled.Close(ctx)
-	}
-	if m.runtime != nil {
-		err = errors.Join(err, m.runtime.Close(ctx))
-	}
-	if m.compilation != nil {
-		err = errors.Join(err, m.compilation.Close(ctx))
-	}
-	m.compiled, m.runtime, m.compilation = nil, nil, nil
-	return err
 }

@@ -6,16 +6,27 @@ import (
 	"math"
 
 	"github.com/tetratelabs/wazero/api"
-	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
 
 	"github.com/dhowfleet/dhow/wasm/abi"
+	"github.com/dhowfleet/dhow/wasm/metering"
+	"github.com/dhowfleet/dhow/wasm/wasi"
 )
 
-// imports offers the contract's functions, and of WASI what is left when nothing is opened to the guest: every file,
-// socket and argument is missing, sleeping returns at once, and wazero's default clock and random source give every
-// instance the same values.
+// What host functions charge beyond what every call of an import costs: a unit for 64 bytes that are read, and one for
+// four bytes of a line, which is checked and rewritten.
+const (
+	bytesForFuel     = 64
+	lineBytesForFuel = 4
+)
+
+// imports offers what guests may import: the meter, the contract's functions, and WASI.
 func (m *Module) imports(ctx context.Context) error {
 	i32, i64, f64 := api.ValueTypeI32, api.ValueTypeI64, api.ValueTypeF64
+	if _, err := m.runtime.NewHostModuleBuilder(metering.ImportModule).
+		NewFunctionBuilder().WithGoFunction(api.GoFunc(refill), []api.ValueType{i64, i64}, []api.ValueType{i64}).Export(metering.ImportRefill).
+		Instantiate(ctx); err != nil {
+		return err
+	}
 	if _, err := m.runtime.NewHostModuleBuilder(abi.HostModule).
 		NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(emitFeature), []api.ValueType{i32, i32, f64}, nil).Export(abi.ImportEmitFeature).
 		NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(emitCount), []api.ValueType{i32, i32, i64}, nil).Export(abi.ImportEmitCount).
@@ -25,15 +36,14 @@ func (m *Module) imports(ctx context.Context) error {
 	}
 	for _, f := range m.compiled.ImportedFunctions() {
 		if module, _, _ := f.Import(); module == abi.WASIModule {
-			_, err := wasi_snapshot_preview1.Instantiate(ctx, m.runtime)
-			return err
+			return wasi.Instantiate(ctx, m.runtime, m.grants, func(ctx context.Context) wasi.Caller { return callOf(ctx) })
 		}
 	}
 	return nil
 }
 
 func emitFeature(ctx context.Context, guest api.Module, stack []uint64) {
-	in := ctx.Value(instanceKey{}).(*instance)
+	in := callOf(ctx).in
 	value := api.DecodeF64(stack[2])
 	name, ok := in.declared(guest, stack, in.module.features)
 	if !ok || math.IsNaN(value) || math.IsInf(value, 0) {
@@ -44,7 +54,7 @@ func emitFeature(ctx context.Context, guest api.Module, stack []uint64) {
 }
 
 func emitCount(ctx context.Context, guest api.Module, stack []uint64) {
-	in := ctx.Value(instanceKey{}).(*instance)
+	in := callOf(ctx).in
 	name, ok := in.declared(guest, stack, in.module.counters)
 	if !ok {
 		in.dropped++
@@ -58,8 +68,13 @@ func (in *instance) declared(guest api.Module, stack []uint64, names map[string]
 	if len(in.emitted) >= abi.MaxEmits {
 		return "", false
 	}
-	b, ok := guest.Memory().Read(api.DecodeU32(stack[0]), api.DecodeU32(stack[1]))
-	if !ok || len(b) > abi.MaxName {
+	n := api.DecodeU32(stack[1])
+	if n > abi.MaxName {
+		return "", false
+	}
+	in.call.Charge(int64(n) / bytesForFuel)
+	b, ok := guest.Memory().Read(api.DecodeU32(stack[0]), n)
+	if !ok {
 		return "", false
 	}
 	name, ok := names[string(b)]
@@ -69,15 +84,22 @@ func (in *instance) declared(guest api.Module, stack []uint64, names map[string]
 var levels = [...]slog.Level{abi.LevelDebug: slog.LevelDebug, abi.LevelInfo: slog.LevelInfo, abi.LevelWarn: slog.LevelWarn, abi.LevelError: slog.LevelError}
 
 func log(ctx context.Context, guest api.Module, stack []uint64) {
-	in := ctx.Value(instanceKey{}).(*instance)
+	in := callOf(ctx).in
 	level := slog.LevelError
 	if l := api.DecodeU32(stack[0]); l < uint32(len(levels)) {
 		level = levels[l]
 	}
-	ptr, n := api.DecodeU32(stack[1]), api.DecodeU32(stack[2])
-	b, ok := guest.Memory().Read(ptr, min(n, abi.MaxLogLine))
+	ptr, n := api.DecodeU32(stack[1]), min(api.DecodeU32(stack[2]), abi.MaxLogLine)
+	in.call.Charge(int64(n) / lineBytesForFuel)
+	b, ok := guest.Memory().Read(ptr, n)
 	if !ok {
 		return
 	}
 	in.output.line(level, b)
 }
+
+// Line implements wasi.Caller: standard output and error become lines of the log.
+func (c *call) Line(_ uint32, b []byte) { _, _ = c.in.output.Write(b) }
+
+// WASI implements wasi.Caller.
+func (c *call) WASI() *wasi.State { return &c.in.world }

@@ -4,16 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
 	"github.com/tetratelabs/wazero/experimental"
 	"github.com/tetratelabs/wazero/sys"
 
-	"github.com/dhowfleet/dhow/models/tensor"
-	"github.com/dhowfleet/dhow/wasm/abi"
 	"github.com/dhowfleet/dhow/wasm/host/memory"
+	"github.com/dhowfleet/dhow/wasm/metering"
+	"github.com/dhowfleet/dhow/wasm/wasi"
 )
 
 // instance is one running guest. One call at a time uses it.
@@ -21,9 +24,12 @@ type instance struct {
 	module *Module
 	guest  api.Module
 	memory *memory.Linear
+	call   call
+	speaks speaker
 
-	realloc, process, post api.Function
-	stack                  [4]uint64
+	globals []api.MutableGlobal // all that the guest may have changed, and what they are reset to
+	values  []uint64
+	world   wasi.State
 
 	emitted []emit // of the call in flight
 	dropped uint64
@@ -37,167 +43,87 @@ type emit struct {
 	count   uint64
 }
 
-// instanceKey finds the instance in the context that wazero hands to host functions.
-type instanceKey struct{}
-
-// start makes an instance, lets it initialise and hands it its configuration.
+// start makes an instance, lets it initialise, hands it its configuration and takes the image that calls start from.
 func (m *Module) start(ctx context.Context) (*instance, error) {
-	caller := ctx
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	memory, err := memory.New(m.limits.Memory)
+	began := time.Now()
+	linear, err := memory.New(min(m.limits.Memory, int64(m.info.MemoryMax)<<16))
 	if err != nil {
 		return nil, err
 	}
-	in := &instance{module: m, memory: memory}
+	in := &instance{module: m, memory: linear}
+	in.call.in, in.call.quantum = in, min(firstQuantum, m.limits.Quantum)
 	in.output.lines = m.lines
 	m.mu.Lock()
 	m.stats.Started++
 	m.stats.MappedBytes += m.limits.Memory
 	m.mu.Unlock()
-	ctx = context.WithValue(ctx, instanceKey{}, in)
-	config := wazero.NewModuleConfig().WithName("").WithStartFunctions(abi.ExportInitialize).
-		WithStdout(&in.output).WithStderr(&in.output)
-	allocate := experimental.MemoryAllocatorFunc(func(_, _ uint64) experimental.LinearMemory { return memory })
-	in.guest, err = m.runtime.InstantiateModule(experimental.WithMemoryAllocator(ctx, allocate), m.compiled, config)
-	if err != nil {
+	in.call.begin(ctx, startTimeout, math.MaxInt64)
+	if err := in.boot(); err != nil {
+		in.call.end()
+		err = in.failure(err)
 		in.discard()
-		return nil, in.failure(caller, ctx, err)
+		return nil, err
 	}
-	in.realloc = in.guest.ExportedFunction(abi.ExportRealloc)
-	in.process = in.guest.ExportedFunction(abi.ExportProcess)
-	in.post = in.guest.ExportedFunction(abi.ExportPostProcess)
-	if err := in.prepare(ctx); err != nil {
-		in.discard()
-		return nil, in.failure(caller, ctx, err)
-	}
+	in.call.end()
 	in.emitted, in.dropped = in.emitted[:0], 0 // there is no request to which they could belong
+	m.mu.Lock()
+	m.image = linear.Capture(in.guest.Memory().Size(), m.image)
+	m.info.InstanceTime = time.Since(began)
+	m.mu.Unlock()
+	for i, g := range in.globals {
+		in.values[i] = g.Get()
+	}
+	in.world.Mark()
 	return in, nil
 }
 
-func (in *instance) prepare(ctx context.Context) error {
-	version, err := in.call(ctx, in.guest.ExportedFunction(abi.ExportVersion))
+// boot runs everything of a guest that comes before its first request.
+func (in *instance) boot() error {
+	m := in.module
+	config := wazero.NewModuleConfig().WithName("").WithStartFunctions(m.kind.starts()...)
+	allocate := experimental.MemoryAllocatorFunc(func(_, _ uint64) experimental.LinearMemory { return in.memory })
+	var err error
+	in.guest, err = m.runtime.InstantiateModule(experimental.WithMemoryAllocator(&in.call, allocate), m.compiled, config)
 	if err != nil {
 		return err
 	}
-	if version != abi.Version {
-		return fmt.Errorf("%w: it speaks version %d of the contract, this agent version %d", ErrTrap, version, abi.Version)
+	global := func(name string) api.MutableGlobal {
+		g, ok := in.guest.ExportedGlobal(name).(api.MutableGlobal)
+		if !ok {
+			err = fmt.Errorf("%w: the metered module has no global %s", ErrTrap, name)
+		}
+		return g
 	}
-	configure := in.guest.ExportedFunction(abi.ExportConfigure)
-	if configure == nil {
-		return nil
+	in.call.fuel, in.call.stack = global(metering.ExportFuel), global(metering.ExportStack)
+	for _, i := range m.info.Globals {
+		in.globals = append(in.globals, global(metering.ExportGlobalPrefix+strconv.FormatUint(uint64(i), 10)))
 	}
-	room, err := in.room(ctx, len(in.module.configuration))
+	in.values = make([]uint64, len(in.globals))
 	if err != nil {
 		return err
 	}
-	if room == 0 || !in.guest.Memory().Write(room, in.module.configuration) {
-		return fmt.Errorf("%w: it has no room for %d bytes of configuration", ErrTrap, len(in.module.configuration))
-	}
-	answer, err := in.call(ctx, configure, uint64(room), uint64(len(in.module.configuration)))
-	if err != nil {
-		return err
-	}
-	if answer != 0 {
-		return fmt.Errorf("%w: it refuses its configuration%s", ErrTrap, in.output.said())
-	}
-	return nil
+	in.speaks, err = m.kind.bind(in)
+	return err
 }
 
-// room asks the guest for n bytes; 0 means that it has none.
-func (in *instance) room(ctx context.Context, n int) (uint32, error) {
-	ptr, err := in.call(ctx, in.realloc, 0, 0, abi.Align, uint64(n))
-	if err == nil && ptr%abi.Align != 0 {
-		return 0, fmt.Errorf("%w: %s returned an address that is no multiple of %d", ErrTrap, abi.ExportRealloc, abi.Align)
+// reset puts the instance back to its image. It reports false if the instance is not to be used again.
+func (in *instance) reset() bool {
+	if !in.module.restorable || in.guest.IsClosed() {
+		return false
 	}
-	return ptr, err
+	for i, g := range in.globals {
+		g.Set(in.values[i])
+	}
+	in.world.Reset()
+	return in.memory.Restore(in.guest.Memory())
 }
 
-// call runs an export and returns its i32, if it has one.
-func (in *instance) call(ctx context.Context, f api.Function, params ...uint64) (uint32, error) {
-	in.stack = [4]uint64{}
-	copy(in.stack[:], params)
-	if err := f.CallWithStack(ctx, in.stack[:]); err != nil {
+// run calls an export with the stack's values as parameters and returns its i32, if it has one.
+func (in *instance) run(f api.Function, stack []uint64) (uint32, error) {
+	if err := f.CallWithStack(&in.call, stack); err != nil {
 		return 0, err
 	}
-	return uint32(in.stack[0]), nil
-}
-
-// run answers one request. Every error but a *GuestError means that the instance is not to be used again.
-func (in *instance) run(ctx context.Context, list []tensor.Tensor, size int) ([]tensor.Tensor, error) {
-	room, err := in.room(ctx, size)
-	if err != nil {
-		if isTrap(err) && !errors.Is(err, ErrTrap) {
-			// Only the allocator ran, so it is the request's size that the guest could not take.
-			return nil, errNoRoom
-		}
-		return nil, err
-	}
-	if room == 0 {
-		return nil, errNoRoom
-	}
-	view, ok := in.guest.Memory().Read(room, uint32(size))
-	if !ok {
-		return nil, fmt.Errorf("%w: %s returned an address outside its memory", ErrTrap, abi.ExportRealloc)
-	}
-	if err := abi.Put(view, list); err != nil {
-		return nil, fmt.Errorf("%w: %v", ErrTrap, err)
-	}
-	ret, err := in.call(ctx, in.process, uint64(room), uint64(size))
-	if err != nil {
-		return nil, err
-	}
-	out, err := in.result(ret)
-	var guestErr *GuestError
-	if err != nil && !errors.As(err, &guestErr) {
-		return nil, err
-	}
-	if _, postErr := in.call(ctx, in.post, uint64(ret)); postErr != nil {
-		return nil, postErr
-	}
-	return out, err
-}
-
-// errNoRoom stays inside the package.
-var errNoRoom = errors.New("no room for the request")
-
-// result copies what process returned out of the guest's memory.
-func (in *instance) result(ret uint32) ([]tensor.Tensor, error) {
-	raw, ok := in.guest.Memory().Read(ret, abi.ReturnAreaSize)
-	if !ok {
-		return nil, fmt.Errorf("%w: it returned an address outside its memory", ErrTrap)
-	}
-	area, err := abi.ParseReturnArea(raw)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %v", ErrTrap, err)
-	}
-	view, ok := in.guest.Memory().Read(area.Ptr, area.Len)
-	if !ok {
-		return nil, fmt.Errorf("%w: it returned a result outside its memory", ErrTrap)
-	}
-	if area.Status != abi.StatusTensors {
-		return nil, &GuestError{Input: area.Status == abi.StatusInputError, Message: sentence(view, abi.MaxMessage)}
-	}
-	out, err := abi.Decode(append([]byte(nil), view...))
-	if err != nil {
-		return nil, fmt.Errorf("%w: it returned a broken tensor list: %v", ErrTrap, err)
-	}
-	return out, nil
-}
-
-// sentence makes a guest's bytes fit for logs and answers.
-func sentence(b []byte, limit int) string {
-	s := strings.ToValidUTF8(string(b[:min(len(b), limit)]), "\uFFFD")
-	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, s)
-	if s = strings.TrimSpace(s); s == "" {
-		return "the guest gave no reason"
-	}
-	return s
+	return uint32(stack[0]), nil
 }
 
 // discard ends the instance and gives its memory back.
@@ -205,6 +131,7 @@ func (in *instance) discard() {
 	if in.guest != nil {
 		_ = in.guest.Close(context.Background())
 	}
+	in.world.Close()
 	in.memory.Free()
 	m := in.module
 	m.mu.Lock()
@@ -213,33 +140,36 @@ func (in *instance) discard() {
 	m.mu.Unlock()
 }
 
-// isTrap reports whether a call failed because of what the guest did, not because it was told to stop.
-func isTrap(err error) bool {
-	var exit *sys.ExitError
-	if errors.As(err, &exit) {
-		return exit.ExitCode() != sys.ExitCodeContextCanceled && exit.ExitCode() != sys.ExitCodeDeadlineExceeded
+// flush hands what the guest emitted to sink.
+func (in *instance) flush(sink Sink) {
+	if in.dropped > 0 {
+		in.module.mu.Lock()
+		in.module.stats.DroppedEmits += in.dropped
+		in.module.mu.Unlock()
 	}
-	return true
+	if sink != nil {
+		for i := range in.emitted {
+			if e := &in.emitted[i]; e.feature {
+				sink.Feature(e.name, e.value)
+			} else {
+				sink.Count(e.name, e.count)
+			}
+		}
+	}
+	in.emitted, in.dropped = in.emitted[:0], 0
 }
 
-// failure turns what wazero returned into the package's errors. caller is the request's own context, ctx the one with
-// the time limit.
-func (in *instance) failure(caller, ctx context.Context, err error) error {
+// failure turns what ended a call into the package's errors. What the meter ended has its own; the rest is what wazero
+// returned, or the package's already.
+func (in *instance) failure(err error) error {
 	var guestErr *GuestError
+	var exit *sys.ExitError
 	switch {
+	case in.call.over != nil:
+		return in.call.over
 	case errors.As(err, &guestErr), errors.Is(err, ErrTrap):
 		return err
-	case !isTrap(err):
-		if caller.Err() != nil {
-			return caller.Err()
-		}
-		if ctx.Err() != nil {
-			return ErrDeadline
-		}
-		return errStale
-	}
-	var exit *sys.ExitError
-	if errors.As(err, &exit) {
+	case errors.As(err, &exit):
 		return fmt.Errorf("%w: it left with exit code %d%s", ErrTrap, exit.ExitCode(), in.output.said())
 	}
 	// wazero's text is the reason in the first line and the guest's stack in those that follow.
@@ -247,8 +177,6 @@ func (in *instance) failure(caller, ctx context.Context, err error) error {
 	if trace != "" {
 		in.module.lines.trace(reason, trace)
 	}
-	return fmt.Errorf("%w: %s%s", ErrTrap, strings.TrimPrefix(reason, "wasm error: "), in.output.said())
+	reason = strings.TrimSuffix(strings.TrimPrefix(reason, "wasm error: "), " (recovered by wazero)")
+	return fmt.Errorf("%w: %s%s", ErrTrap, reason, in.output.said())
 }
-
-// errStale stays inside the package: an earlier call's deadline reached the instance after that call had ended.
-var errStale = errors.New("the instance was closed by an earlier call's deadline")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,11 +34,17 @@ func newLines(logger *slog.Logger) *lines {
 	return &lines{logger: logger, now: time.Now, tokens: lineBurst}
 }
 
-func (l *lines) log(level slog.Level, text string, attrs ...slog.Attr) {
+// guestClass marks what a guest wrote, or what it was doing: it may hold what requests hold, and is not to leave the
+// node.
+var guestClass = slog.String("class", "guest")
+
+// allow reports whether a line may be written now, and how many before it were not.
+func (l *lines) allow(level slog.Level) (missed uint64, ok bool) {
 	if !l.logger.Enabled(context.Background(), level) {
-		return
+		return 0, false
 	}
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	now := l.now()
 	if !l.filled.IsZero() {
 		l.tokens = min(lineBurst, l.tokens+max(0, now.Sub(l.filled).Seconds())*lineRate)
@@ -45,14 +52,16 @@ func (l *lines) log(level slog.Level, text string, attrs ...slog.Attr) {
 	l.filled = now
 	if l.tokens < 1 {
 		l.missed++
-		l.mu.Unlock()
 		l.dropped.Add(1)
-		return
+		return 0, false
 	}
 	l.tokens--
-	missed := l.missed
-	l.missed = 0
-	l.mu.Unlock()
+	missed, l.missed = l.missed, 0
+	return missed, true
+}
+
+func (l *lines) log(level slog.Level, text string, missed uint64, attrs ...slog.Attr) {
+	attrs = append(attrs, guestClass)
 	if missed > 0 {
 		attrs = append(attrs, slog.Uint64("dropped_before", missed))
 	}
@@ -61,7 +70,11 @@ func (l *lines) log(level slog.Level, text string, attrs ...slog.Attr) {
 
 // trace logs the stack of a guest that trapped.
 func (l *lines) trace(reason, stack string) {
-	l.log(slog.LevelWarn, "wasm guest trapped", slog.String("reason", reason), slog.String("stack", stack[:min(len(stack), 2*abi.MaxLogLine)]))
+	missed, ok := l.allow(slog.LevelWarn)
+	if !ok {
+		return
+	}
+	l.log(slog.LevelWarn, "wasm guest trapped", missed, slog.String("reason", reason), slog.String("stack", stack[:min(len(stack), 2*abi.MaxLogLine)]))
 }
 
 // output is what one instance writes: standard output and error, which a language's run time uses for its last words,
@@ -98,11 +111,33 @@ func (o *output) Write(p []byte) (int, error) {
 }
 
 func (o *output) line(level slog.Level, b []byte) {
+	missed, ok := o.lines.allow(level)
+	first := level >= slog.LevelWarn && o.last == ""
+	if !ok && !first {
+		return // a flood costs no more than counting it
+	}
 	text := sentence(b, abi.MaxLogLine)
-	if level >= slog.LevelWarn && o.last == "" {
+	if first {
 		o.last = text
 	}
-	o.lines.log(level, "wasm guest says", slog.String("line", text))
+	if ok {
+		o.lines.log(level, "wasm guest says", missed, slog.String("line", text))
+	}
+}
+
+// sentence makes a guest's bytes fit for logs and answers.
+func sentence(b []byte, limit int) string {
+	s := strings.ToValidUTF8(string(b[:min(len(b), limit)]), "\uFFFD")
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, s)
+	if s = strings.TrimSpace(s); s == "" {
+		return "the guest gave no reason"
+	}
+	return s
 }
 
 // said returns the first complaint of the call as the end of a sentence.

@@ -4,138 +4,161 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/dhowfleet/dhow/models/tensor"
-	"github.com/dhowfleet/dhow/wasm/abi"
 )
+
+// Usage is what a call took.
+type Usage struct {
+	Fuel    int64         // the same on every run with the same request
+	Refills int64         // how often the guest asked for more, which depends on the machine
+	Memory  int64         // bytes that the guest's memory had at the most
+	Time    time.Duration // of the guest and of writing the request, not of waiting for an instance
+}
 
 // Process hands in to a guest and returns what it makes of it. The result belongs to the caller. sink, which may be
 // nil, gets what the guest emitted, also when the guest answered with an error.
 //
-// The error is a *GuestError, or matches ErrDeadline, ErrTrap or ErrClosed, or is the context's.
+// The error is a *GuestError, or matches ErrDeadline, ErrFuel, ErrStack, ErrTrap or ErrClosed, or is the context's.
 func (m *Module) Process(ctx context.Context, in []tensor.Tensor, sink Sink) ([]tensor.Tensor, error) {
-	size, err := abi.Size(in)
-	if err != nil {
-		return nil, &GuestError{Input: true, Message: err.Error()}
-	}
-	if int64(size) > m.limits.Memory {
-		return nil, m.tooLarge(size)
-	}
-	select {
-	case <-m.closed:
-		return nil, ErrClosed
-	default:
-	}
-	select {
-	case m.slots <- struct{}{}:
-	case <-m.closed:
-		return nil, ErrClosed
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	defer func() { <-m.slots }()
-	if m.isShut() {
-		return nil, ErrClosed
-	}
-	if err := ctx.Err(); err != nil {
-		return nil, err // before it costs an instance
-	}
-
-	for attempt := 0; ; attempt++ {
-		out, err := m.attempt(ctx, in, size, sink)
-		if errors.Is(err, errStale) && attempt < 2 {
-			continue
-		}
-		if errors.Is(err, errStale) {
-			return nil, fmt.Errorf("%w: %v", ErrTrap, err)
-		}
-		return out, err
-	}
-}
-
-func (m *Module) attempt(ctx context.Context, list []tensor.Tensor, size int, sink Sink) ([]tensor.Tensor, error) {
-	in, err := m.take(ctx)
+	var out []tensor.Tensor
+	err := m.call(ctx, in, sink, nil, func(answer []tensor.Tensor) error {
+		out = clone(answer)
+		return nil
+	})
 	if err != nil {
 		return nil, err
 	}
-	limited, cancel := context.WithTimeout(ctx, m.limits.Timeout)
-	defer cancel()
+	return out, nil
+}
+
+// View is Process without the copy: use sees the result where it lies in the guest's memory. It must not change it or
+// keep any of it, and should be quick: it holds an instance, and its time counts as the guest's. Its error is View's.
+func (m *Module) View(ctx context.Context, in []tensor.Tensor, sink Sink, use func([]tensor.Tensor) error) error {
+	return m.call(ctx, in, sink, nil, use)
+}
+
+// Measure is Process and says what the call took, also when it failed.
+func (m *Module) Measure(ctx context.Context, in []tensor.Tensor, sink Sink) ([]tensor.Tensor, Usage, error) {
+	var out []tensor.Tensor
+	var usage Usage
+	err := m.call(ctx, in, sink, &usage, func(answer []tensor.Tensor) error {
+		out = clone(answer)
+		return nil
+	})
+	if err != nil {
+		return nil, usage, err
+	}
+	return out, usage, nil
+}
+
+// clone copies tensors and what they hold, with one allocation for all data and one for all shapes.
+func clone(ts []tensor.Tensor) []tensor.Tensor {
+	data, dims := 0, 0
+	for i := range ts {
+		data, dims = data+len(ts[i].Data), dims+len(ts[i].Shape)
+	}
+	out := slices.Clone(ts)
+	all, shapes := make([]byte, 0, data), make([]int64, 0, dims)
+	for i := range out {
+		t := &out[i]
+		all = append(all, t.Data...)
+		t.Data = all[len(all)-len(t.Data) : len(all) : len(all)]
+		shapes = append(shapes, t.Shape...)
+		t.Shape = shapes[len(shapes)-len(t.Shape) : len(shapes) : len(shapes)]
+	}
+	return out
+}
+
+// call runs one request. usage may be nil.
+func (m *Module) call(ctx context.Context, list []tensor.Tensor, sink Sink, usage *Usage, use func([]tensor.Tensor) error) error {
+	size, err := m.kind.size(list)
+	if err != nil {
+		return &GuestError{Input: true, Message: err.Error()}
+	}
+	if int64(size) > m.limits.Memory {
+		return m.tooLarge(size)
+	}
+	in, err := m.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	settled := false
+	defer func() {
+		if !settled { // use panicked
+			in.discard()
+			m.leave()
+		}
+	}()
 	in.output.reset()
-	out, err := in.run(context.WithValue(limited, instanceKey{}, in), list, size)
-	var guestErr *GuestError
-	if err == nil || errors.As(err, &guestErr) {
+	in.call.begin(ctx, m.limits.Timeout, m.limits.Fuel)
+	out, failed := in.speaks.ask(list, size)
+	var verdict error
+	if failed == nil {
+		verdict = use(out)
+	} else if isGuestError(failed) {
+		verdict, failed = failed, nil
+	}
+	if failed == nil {
+		failed = in.speaks.done()
+	}
+	if usage != nil {
+		*usage = in.usage()
+	}
+	failed = in.conclude(failed, size, sink)
+	settled = true
+	m.settle(in, failed)
+	if failed != nil {
+		return failed
+	}
+	return verdict
+}
+
+// conclude ends a call that failed by err, or did not: the sink gets what was emitted, and the figures what went wrong.
+func (in *instance) conclude(err error, size int, sink Sink) error {
+	m := in.module
+	if err == nil {
+		in.call.end()
 		in.flush(sink)
-		m.put(in)
-		return out, err
+		return nil
 	}
 	if errors.Is(err, errNoRoom) {
 		err = m.tooLarge(size)
+	} else {
+		err = in.failure(err)
 	}
-	err = in.failure(ctx, limited, err)
-	if errors.Is(err, ErrDeadline) {
-		m.mu.Lock()
+	in.call.end()
+	in.flush(nil)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case errors.Is(err, ErrDeadline):
 		m.stats.DeadlineTraps++
-		m.mu.Unlock()
-		err = fmt.Errorf("%w of %s", ErrDeadline, m.limits.Timeout)
+	case errors.Is(err, ErrFuel):
+		m.stats.FuelTraps++
+	case errors.Is(err, ErrStack):
+		m.stats.StackTraps++
+	case errors.Is(err, ErrTrap):
+		m.stats.Traps++
 	}
-	in.discard()
-	return nil, err
+	return err
 }
+
+// usage is what the call took up to now.
+func (in *instance) usage() Usage {
+	return Usage{Fuel: in.call.used(), Refills: in.call.refills, Memory: int64(in.guest.Memory().Size()), Time: now() - in.call.began}
+}
+
+// errNoRoom stays inside the package: the guest has no room for a request of this size.
+var errNoRoom = errors.New("no room for the request")
 
 func (m *Module) tooLarge(size int) error {
 	return &GuestError{Input: true, Message: fmt.Sprintf("the request has %d bytes, more than fit into the %d KiB of memory of %s", size, m.limits.Memory>>10, m.name)}
 }
 
-func (m *Module) isShut() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.isClosed
-}
-
-// take returns an idle instance or starts one. The caller holds a slot.
-func (m *Module) take(ctx context.Context) (*instance, error) {
-	for {
-		m.mu.Lock()
-		n := len(m.idle)
-		if n == 0 {
-			m.mu.Unlock()
-			return m.start(ctx)
-		}
-		in := m.idle[n-1]
-		m.idle = m.idle[:n-1]
-		m.mu.Unlock()
-		if !in.guest.IsClosed() {
-			return in, nil
-		}
-		in.discard()
-	}
-}
-
-func (m *Module) put(in *instance) {
-	if in.guest.IsClosed() {
-		in.discard()
-		return
-	}
-	m.mu.Lock()
-	m.idle = append(m.idle, in)
-	m.mu.Unlock()
-}
-
-// flush hands what the guest emitted to sink.
-func (in *instance) flush(sink Sink) {
-	if in.dropped > 0 {
-		in.module.mu.Lock()
-		in.module.stats.DroppedEmits += in.dropped
-		in.module.mu.Unlock()
-	}
-	if sink != nil {
-		for i := range in.emitted {
-			if e := &in.emitted[i]; e.feature {
-				sink.Feature(e.name, e.value)
-			} else {
-				sink.Count(e.name, e.count)
-			}
-		}
-	}
-	in.emitted, in.dropped = in.emitted[:0], 0
+func isGuestError(err error) bool {
+	var g *GuestError
+	return errors.As(err, &g)
 }
