@@ -30,8 +30,8 @@ type instance struct {
 var errFuel = errors.New("out of fuel")
 
 func (i *instance) Charge(fuel int64) {
-	if fuel <= 0 {
-		panic("a charge of nothing")
+	if fuel < 0 {
+		panic("a charge that gives fuel")
 	}
 	i.charged += fuel
 	if i.fuel -= fuel; i.fuel < 0 {
