@@ -197,14 +197,7 @@ func (f *body) flush(at int) {
 	f.copied = at
 }
 
-// replace puts b in the place of the instruction at hand, which has been read.
-func (f *body) replace(b ...byte) {
-	f.flush(f.start)
-	f.out = append(f.out, b...)
-	f.copied = f.r.at
-}
-
-// replaceIndex puts op and an index in its place.
+// replaceIndex puts op and an index in the place of the instruction at hand, which has been read.
 func (f *body) replaceIndex(op byte, index uint32) {
 	f.flush(f.start)
 	f.out = appendU32(append(f.out, op), index)

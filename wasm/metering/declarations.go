@@ -292,7 +292,7 @@ func (w *rewriter) readExports(r *reader) *Error {
 			return w.refuse(Malformed, at, fmt.Sprintf("it exports %q twice", e.Name))
 		}
 		seen[e.Name] = struct{}{}
-		have := 0
+		var have int
 		switch e.Kind {
 		case Function:
 			if have = len(w.functions); uint64(i) < uint64(have) {

@@ -111,7 +111,6 @@ type run struct {
 	budget  int64 // fuel that refill has left
 	quantum int64
 	refills int
-	lowest  int64 // of the stack, as refill saw it
 }
 
 // used is the fuel used since the budget was set to budget.

@@ -1,0 +1,267 @@
+package metering
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
+)
+
+func refusedFor(t *testing.T, want Reason, code []byte, o Options) {
+	t.Helper()
+	_, err := Rewrite(code, o)
+	var why *Error
+	if !errors.As(err, &why) || why.Reason != want {
+		t.Errorf("want %q, got %v", want, err)
+	}
+}
+
+// TestNothingThatWasAddedCanBeNamed: the metered module has more globals, functions, types and labels than the guest's
+// own, and an index just behind the guest's own is refused wherever an index can stand.
+func TestNothingThatWasAddedCanBeNamed(t *testing.T) {
+	guest := func() module {
+		m := one("", "", fn())
+		m.globals = [][]byte{cat([]byte{typeI64, 1}, i64c(0), []byte{opEnd})}
+		m.tables = [][]byte{{typeFuncRef, 0, 1}}
+		m.elements = [][]byte{{1, 0, 1, 0}} // passive, function 0
+		m.dataCount, m.data = []byte{1}, [][]byte{{1, 1, 'x'}}
+		return m
+	}
+	body := func(b ...byte) func(*module) { return func(m *module) { m.code = [][]byte{fn(b...)} } }
+	for what, change := range map[string]func(*module){
+		"global.set":      body(opI64Const, 0, opGlobalSet, 1),
+		"global.get":      body(opGlobalGet, 1, 0x1a),
+		"global.get 2":    body(opGlobalGet, 2, 0x1a),
+		"call":            body(opCall, 1),
+		"call 2":          body(opCall, 2),
+		"ref.func":        body(opRefFunc, 1, 0x1a),
+		"local.get":       body(opLocalGet, 0, 0x1a),
+		"local.set":       body(opI32Const, 0, opLocalSet, 0),
+		"local.tee":       body(opI32Const, 0, opLocalTee, 0, 0x1a),
+		"br":              body(opBr, 1),
+		"br_if":           body(opI32Const, 0, opBrIf, 1),
+		"br_table":        body(opI32Const, 0, opBrTable, 1, 0, 1),
+		"br_table within": body(opI32Const, 0, opBrTable, 1, 1, 0),
+		"block's type":    body(opBlock, 1, opEnd),
+		"loop's type":     body(opLoop, 1, opEnd),
+		"if's type":       body(opI32Const, 0, opIf, 1, opEnd),
+		"call_indirect":   body(opI32Const, 0, opCallIndirect, 1, 0),
+		"its table":       body(opI32Const, 0, opCallIndirect, 0, 1),
+		"table.get":       body(opI32Const, 0, 0x25, 1, 0x1a),
+		"table.set":       body(opI32Const, 0, opRefNull, typeFuncRef, opTableSet, 1),
+		"table.size":      body(opBulk, bulkTableSize, 1, 0x1a),
+		"table.fill":      body(opI32Const, 0, opRefNull, typeFuncRef, opI32Const, 0, opBulk, bulkTableFill, 1),
+		"table.copy":      body(opI32Const, 0, opI32Const, 0, opI32Const, 0, opBulk, bulkTableCopy, 0, 1),
+		"table.copy to":   body(opI32Const, 0, opI32Const, 0, opI32Const, 0, opBulk, bulkTableCopy, 1, 0),
+		"table.init":      body(opI32Const, 0, opI32Const, 0, opI32Const, 0, opBulk, bulkTableInit, 1, 0),
+		"table.init's":    body(opI32Const, 0, opI32Const, 0, opI32Const, 0, opBulk, bulkTableInit, 0, 1),
+		"elem.drop":       body(opBulk, bulkElemDrop, 1),
+		"memory.init":     body(opI32Const, 0, opI32Const, 0, opI32Const, 0, opBulk, bulkMemoryInit, 1, 0),
+		"memory.init's":   body(opI32Const, 0, opI32Const, 0, opI32Const, 0, opBulk, bulkMemoryInit, 0, 1),
+		"data.drop":       body(opBulk, bulkDataDrop, 1),
+		"memory.size":     body(0x3f, 1, 0x1a),
+		"function's type": func(m *module) { m.functions[0] = 1 },
+		"import's type": func(m *module) {
+			m.imports = [][]byte{cat(sized([]byte("a")), sized([]byte("b")), []byte{0, 1})}
+		},
+		"export of a global":   func(m *module) { m.exports = append(m.exports, export("g", Global, 1)) },
+		"export of a function": func(m *module) { m.exports = append(m.exports, export("h", Function, 1)) },
+		"export of a table":    func(m *module) { m.exports = append(m.exports, export("t", Table, 1)) },
+		"export of a memory":   func(m *module) { m.exports = append(m.exports, export("m", Memory, 1)) },
+		"start":                func(m *module) { m.start = []byte{1} },
+		"element's function":   func(m *module) { m.elements = [][]byte{{1, 0, 1, 1}} },
+		"element's expression": func(m *module) { m.elements = [][]byte{{5, typeFuncRef, 1, opRefFunc, 1, opEnd}} },
+		"element's offset":     func(m *module) { m.elements = [][]byte{{0, opGlobalGet, 0, opEnd, 1, 0}} },
+		"element's table":      func(m *module) { m.elements = [][]byte{{2, 1, opI32Const, 0, opEnd, 0, 1, 0}} },
+		"global's value":       func(m *module) { m.globals = [][]byte{{typeI64, 1, opGlobalGet, 1, opEnd}} },
+		"global's function":    func(m *module) { m.globals = [][]byte{{typeFuncRef, 1, opRefFunc, 1, opEnd}} },
+		"data's offset":        func(m *module) { m.data = [][]byte{{0, opGlobalGet, 1, opEnd, 1, 'x'}} },
+	} {
+		t.Run(what, func(t *testing.T) {
+			m := guest()
+			if _, err := Rewrite(m.bytes(), Options{}); err != nil {
+				t.Fatal("the guest itself is refused: ", err)
+			}
+			change(&m)
+			for _, mode := range []Mode{Yield, Trap} {
+				refusedFor(t, Index, m.bytes(), Options{Mode: mode})
+			}
+			if err := newJudge(t, interpreter()).compiles(m.bytes()); err == nil {
+				t.Error("it is valid: the test says nothing")
+			}
+		})
+	}
+}
+
+// TestRefusals: what is not to be let through is refused by name.
+func TestRefusals(t *testing.T) {
+	empty := one("", "", fn())
+	with := func(change func(*module)) []byte {
+		m := empty
+		m.exports = slices.Clone(m.exports)
+		change(&m)
+		return m.bytes()
+	}
+	code := func(b []byte) []byte { return with(func(m *module) { m.code = [][]byte{b} }) }
+	imported := func(from string, kind ...byte) []byte {
+		return with(func(m *module) { m.imports = [][]byte{cat(sized([]byte(from)), sized([]byte("x")), kind)} })
+	}
+	valid := empty.bytes()
+	name := func(b ...byte) []byte {
+		return with(func(m *module) { m.custom = part(sectionCustom, cat(sized([]byte("name")), b)) })
+	}
+	for i, c := range []struct {
+		want Reason
+		code []byte
+		o    Options
+	}{
+		{NotWasm, nil, Options{}},
+		{NotWasm, []byte("\x00asm"), Options{}},
+		{NotWasm, []byte("\x00asm\x0d\x00\x01\x00"), Options{}},
+		{NotWasm, []byte("\x00asm\x02\x00\x00\x00"), Options{}},
+		{Malformed, valid[:len(valid)-1], Options{}},
+		{Malformed, append(slices.Clone(valid), 1, 0), Options{}},          // a type section at the end
+		{Malformed, append(slices.Clone(valid), 0, 2, 5, 'x'), Options{}},  // a custom section's name that is cut off
+		{Malformed, append(slices.Clone(valid), 0, 2, 1, 0xff), Options{}}, // one that is not UTF-8
+		{Unsupported, append(slices.Clone(valid), 13, 1, 0), Options{}},    // tags
+		{Malformed, name(1, 3, 1, 0, 9), Options{}},                        // a function's name that is cut off
+		{Malformed, name(1, 0xff, 0xff, 0xff, 0xff, 0x0f), Options{}},      // a part that is
+		{Malformed, name(1, 5, 0xff, 0xff, 0xff, 0xff, 0x0f), Options{}},   // more names than can be
+		{Malformed, name(2, 4, 1, 0, 0xff, 0x7f), Options{}},               // more names of locals than can be
+		{Malformed, with(func(m *module) { m.exports = append(m.exports, export("f", Function, 0)) }), Options{}},
+		{ReservedName, with(func(m *module) { m.exports = append(m.exports, export(ExportFuel, Function, 0)) }), Options{}},
+		{ReservedName, imported(ImportModule, 0, 0), Options{}},
+		{Unsupported, imported("a", 4, 0, 0), Options{}},
+		{Malformed, with(func(m *module) { m.functions, m.exports = nil, nil }), Options{}},
+		{Malformed, with(func(m *module) { m.code = nil }), Options{}},
+		{Malformed, with(func(m *module) { m.dataCount = []byte{1} }), Options{}},
+		{MemoryLimit, with(func(m *module) { m.memories = [][]byte{{0, 1}, {0, 1}} }), Options{}},
+		{MemoryLimit, imported("a", 2, 0, 1), Options{}}, // a second one
+		{MemoryLimit, with(func(m *module) { m.memories = [][]byte{{3, 1, 1}} }), Options{}},
+		{MemoryLimit, with(func(m *module) { m.memories = [][]byte{{4, 1}} }), Options{}},
+		{MemoryLimit, with(func(m *module) { m.memories = [][]byte{{0, 17}} }), Options{MemoryPages: 16}},
+		{Malformed, with(func(m *module) { m.memories = [][]byte{{1, 2, 1}} }), Options{}},
+		{Malformed, with(func(m *module) { m.memories = [][]byte{{0, 0x81, 0x80, 0x04}} }), Options{}},
+		{TableLimit, with(func(m *module) { m.tables = [][]byte{{typeFuncRef, 0, 0x81, 0x80, 0x04}} }), Options{}},
+		{TableLimit, with(func(m *module) { m.tables = [][]byte{{typeFuncRef, 0, 60}, {typeFuncRef, 0, 60}} }), Options{TableEntries: 100}},
+		{TableLimit, with(func(m *module) {
+			m.tables = [][]byte{{typeFuncRef, 0, 1}}
+			m.code = [][]byte{fn(opRefNull, typeFuncRef, opI32Const, 1, opBulk, bulkTableGrow, 0, 0x1a)}
+		}), Options{}},
+		{Unsupported, with(func(m *module) { m.tables = [][]byte{{0x40, 0, typeFuncRef, 0, 1, opRefNull, typeFuncRef, opEnd}} }), Options{}},
+		{Unsupported, with(func(m *module) { m.types = append(m.types, functionType("\x69", "")) }), Options{}}, // exnref
+		{Unsupported, with(func(m *module) { m.types = append(m.types, []byte{0x5f, 0}) }), Options{}},          // a struct
+		{Unsupported, code(fnLocals(1, 0x64)), Options{}},
+		{Unsupported, code(fn(0x06, typeEmpty, opEnd)), Options{}}, // try
+		{Unsupported, code(fn(0x12, 0)), Options{}},                // return_call
+		{Unsupported, code(fn(0xfe, 3, 0)), Options{}},             // atomic.fence
+		{Unsupported, code(fn(opVector, 0x9a, 1)), Options{}},      // a number that nothing has
+		{Malformed, code(fn(opVector, 0x80, 0)), Options{}},        // a number that two readers take differently
+		{Malformed, code(fn(opI32Const, 0x80, 0x80, 0x80, 0x80, 0x10, 0x1a)), Options{}},
+		{Malformed, code(fn(opI32Const, 0x80, 0x80, 0x80, 0x80, 0x80, 0, 0x1a)), Options{}},
+		{Malformed, code(fn(opBlock, 0x80, 0x80, 0x80, 0x80, 0x20, opEnd)), Options{}},
+		{Unsupported, code(fn(opBlock, 0xff, 0x7f, opEnd)), Options{}}, // -1 in two bytes
+		{Malformed, code(fn(opElse)), Options{}},
+		{Malformed, code(fn(opEnd)), Options{}},
+		{Malformed, code(sized([]byte{0, opBlock, typeEmpty, opEnd})), Options{}},
+		{Malformed, code([]byte{0}), Options{}},
+		{Operands, code(fn(0x1a)), Options{}},
+		{Operands, code(fn(opI32Const, 1, opBlock, typeEmpty, 0x1a, opEnd, 0x1a)), Options{}},
+		{Malformed, with(func(m *module) { m.start, m.types = []byte{0}, [][]byte{functionType("", i32)} }), Options{}},
+		{Complexity, code(fnLocals(1<<32-1, typeI64)), Options{}},
+		{TooLarge, valid, Options{Limits: Limits{Module: 20}}},
+	} {
+		t.Run(fmt.Sprint(i, " ", c.want), func(t *testing.T) { refusedFor(t, c.want, c.code, c.o) })
+	}
+	if _, err := Rewrite(valid, Options{}); err != nil {
+		t.Error("the module that is varied is refused itself: ", err)
+	}
+	var why *Error
+	_, err := Rewrite(code(fn(opCall, 9)), Options{})
+	if !errors.As(err, &why) || why.Function != 0 || why.Offset < 0 || !strings.Contains(err.Error(), "function 0: there is no function 9") {
+		t.Errorf("the error does not say where: %v", err)
+	}
+}
+
+// TestLimitsOfMemoryAndTables: a memory stops at the pages that it is given, whatever it asked for.
+func TestLimitsOfMemoryAndTables(t *testing.T) {
+	for _, c := range []struct {
+		own   []byte
+		pages uint32
+		want  uint32
+	}{{[]byte{0, 1}, 0, 1 << 16}, {[]byte{0, 1}, 5, 5}, {[]byte{1, 1, 3}, 5, 3}, {[]byte{1, 1, 9}, 5, 5}, {[]byte{1, 5, 9}, 5, 5}} {
+		m := one(i32, i32, fn(opLocalGet, 0, opMemoryGrow, 0))
+		m.memories = [][]byte{c.own}
+		out := rewrite(t, m, Options{MemoryPages: c.pages})
+		if out.Info.MemoryMax != c.want {
+			t.Errorf("%v with %d pages: %d", c.own, c.pages, out.Info.MemoryMax)
+		}
+		if c.want > 16 {
+			continue
+		}
+		r := &run{budget: 1 << 40, quantum: 1000}
+		if err := instantiate(t, interpreter(), out.Code, r); err != nil {
+			t.Fatal(err)
+		}
+		for _, by := range []uint64{uint64(c.want - out.Info.MemoryMin), 1} {
+			got, err := r.module.ExportedFunction("f").Call(context.Background(), by)
+			if failed := uint32(got[0]) == 1<<32-1; err != nil || failed != (by == 1 && r.module.Memory().Size()>>16 == c.want) {
+				t.Errorf("%v with %d pages: growing by %d gave %v, %v", c.own, c.pages, by, got, err)
+			}
+		}
+	}
+}
+
+// TestEveryMutableNumberIsExported, also those that the guest keeps to itself, so that a host can set them back.
+func TestEveryMutableNumberIsExported(t *testing.T) {
+	m := one("", "", fn(opGlobalGet, 3, opI64Const, 1, opI64Add, opGlobalSet, 3))
+	m.imports = [][]byte{cat(sized([]byte("env")), sized([]byte("g")), []byte{byte(Global), typeI32, 0})}
+	m.globals = [][]byte{
+		cat([]byte{typeI32, 1, opGlobalGet, 0, opEnd}),
+		cat([]byte{typeI32, 0}, i32c(1), []byte{opEnd}),
+		cat([]byte{typeI64, 1}, i64c(5), []byte{opEnd}),
+		{typeFuncRef, 1, opRefNull, typeFuncRef, opEnd},
+	}
+	out := rewrite(t, m, Options{})
+	if !slices.Equal(out.Info.Globals, []uint32{1, 3}) || !out.Info.VectorGlobals {
+		t.Errorf("%v, others: %t", out.Info.Globals, out.Info.VectorGlobals)
+	}
+	j := newJudge(t, interpreter())
+	c, err := j.CompileModule(context.Background(), out.Code)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.ExportedFunctions()) != 1 {
+		t.Error("functions were added to the exports")
+	}
+	m.imports[0] = cat(sized([]byte("env")), sized([]byte("f")), []byte{byte(Function), 0})
+	m.globals[0] = cat([]byte{typeI32, 1}, i32c(9), []byte{opEnd})
+	m.code = [][]byte{fn(opGlobalGet, 2, opI64Const, 1, opI64Add, opGlobalSet, 2)}
+	m.exports[0] = export("f", Function, 1)
+	if _, err := j.NewHostModuleBuilder("env").NewFunctionBuilder().WithFunc(func() {}).Export("f").Instantiate(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	instance, err := j.InstantiateWithConfig(context.Background(), rewrite(t, m, Options{Mode: Trap}).Code, wazero.NewModuleConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	instance.ExportedGlobal(ExportFuel).(api.MutableGlobal).Set(1000)
+	for range 3 {
+		if _, err := instance.ExportedFunction("f").Call(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g := instance.ExportedGlobal(ExportGlobalPrefix + "2").(api.MutableGlobal)
+	if g.Get() != 8 {
+		t.Errorf("the global is %d", g.Get())
+	}
+	g.Set(5)
+	if instance.ExportedGlobal(ExportGlobalPrefix+"0").Get() != 9 || g.Get() != 5 {
+		t.Error("the globals are mixed up")
+	}
+}
