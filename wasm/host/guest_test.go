@@ -77,7 +77,7 @@ func goModule(t testing.TB) *Module {
 		}
 		compiled.module, compiled.err = compiled.runtime.Compile(context.Background(), code, Options{
 			Name: "test.wasm", Limits: Limits{Timeout: time.Minute, Memory: 32 << 20}, Configuration: []byte("a\nb\n"),
-			Counters: []string{"known"}, Features: []string{"bright"}, Instances: 2,
+			Counters: []string{"known"}, Features: []string{"bright"}, Instances: 2, State: Reset,
 		})
 	})
 	if compiled.err != nil {
@@ -164,27 +164,41 @@ func TestAGuestSeesNothingOfTheMachine(t *testing.T) {
 	}
 }
 
-// TestABrokenInstanceIsThrownAway: the request that broke it fails by the right name, the next one is answered.
-func TestABrokenInstanceIsThrownAway(t *testing.T) {
-	m := goModule(t)
-	for mode, want := range map[string]string{
-		"exit":  "the guest failed: it left with exit code 7",
-		"hoard": "out of memory",
-	} {
-		t.Run(mode, func(t *testing.T) {
-			before := m.Stats()
-			_, err := m.Process(context.Background(), request(mode), nil)
-			if !errors.Is(err, ErrTrap) || !strings.Contains(err.Error(), want) {
-				t.Errorf("%v, want %q", err, want)
-			}
-			if _, err := m.Process(context.Background(), request("echo"), nil); err != nil {
-				t.Errorf("the next request: %v", err)
-			}
-			if after := m.Stats(); after.Discarded != before.Discarded+1 || after.MappedBytes > 2*32<<20 {
-				t.Errorf("before %+v, after %+v", before, after)
-			}
-		})
+// TestABrokenInstanceIsAsGoodAsNew: the request that broke it fails by the right name, the next one is answered by the
+// same instance, put back to the image; one that remembers forgets.
+func TestABrokenInstanceIsAsGoodAsNew(t *testing.T) {
+	for _, m := range []*Module{goModule(t), keeping(t)} {
+		for mode, want := range map[string]string{
+			"exit":  "the guest failed: it left with exit code 7",
+			"hoard": "out of memory",
+		} {
+			t.Run(mode, func(t *testing.T) {
+				before := m.Stats()
+				_, err := m.Process(context.Background(), request(mode), nil)
+				if !errors.Is(err, ErrTrap) || !strings.Contains(err.Error(), want) {
+					t.Errorf("%v, want %q", err, want)
+				}
+				if out, err := m.Process(context.Background(), request("calls"), nil); err != nil || out[0].Data[0] != 1 {
+					t.Errorf("the next request: %v, %v", out, err)
+				}
+				if after := m.Stats(); after.Discarded != before.Discarded || after.Started != before.Started || after.Traps != before.Traps+1 {
+					t.Errorf("before %+v, after %+v", before, after)
+				}
+			})
+		}
 	}
+}
+
+// keeping is the Go guest with instances that remember.
+func keeping(t testing.TB) *Module {
+	t.Helper()
+	goModule(t)
+	m, err := compiled.runtime.Compile(context.Background(), goGuest(t), Options{State: Keep, Instances: 1, Limits: Limits{Timeout: time.Minute}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = m.Close() })
+	return m
 }
 
 func TestDeadlines(t *testing.T) {
@@ -222,17 +236,16 @@ func TestDeadlines(t *testing.T) {
 	}
 }
 
-// TestLastInFirstOut: one caller at a time gets the same warm instance, and never more than Instances exist.
-func TestLastInFirstOut(t *testing.T) {
-	m := goModule(t)
-	first, err := m.Process(context.Background(), request("calls"), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+// TestWhatAnInstanceRemembers: nothing, unless it is told to keep its state.
+func TestWhatAnInstanceRemembers(t *testing.T) {
+	keeps := keeping(t)
 	for i := range 5 {
-		out, err := m.Process(context.Background(), request("calls"), nil)
-		if err != nil || out[0].Data[0] != first[0].Data[0]+byte(i)+1 {
-			t.Fatalf("call %d went to another instance: %v, %v, first %v", i, out, err, first)
+		out, err := keeps.Process(context.Background(), request("calls"), nil)
+		if err != nil || out[0].Data[0] != byte(i)+1 {
+			t.Fatalf("call %d of an instance that remembers: %v, %v", i, out, err)
+		}
+		if out, err = goModule(t).Process(context.Background(), request("calls"), nil); err != nil || out[0].Data[0] != 1 {
+			t.Fatalf("call %d of an instance that does not: %v, %v", i, out, err)
 		}
 	}
 }
@@ -309,18 +322,10 @@ func TestManyCallersAndFaults(t *testing.T) {
 	}
 }
 
-// TestAGoGuestCollectsItsGarbage: it answers thousands of requests in a few megabytes. Its collector needs the SDK to
-// yield; without that, memory grew to the limit after some hundred requests.
+// TestAGoGuestCollectsItsGarbage: an instance that keeps its state answers thousands of requests in a few megabytes. Its
+// collector needs the SDK to yield; without that, memory grew to the limit after some hundred requests.
 func TestAGoGuestCollectsItsGarbage(t *testing.T) {
-	r, err := NewRuntime(context.Background(), Config{CacheDir: filepath.Join(scratch, "cache")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := r.Compile(context.Background(), goGuest(t), Options{Instances: 1, Limits: Limits{Timeout: time.Minute}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = m.Close() }()
+	m := keeping(t)
 	for i := range 1500 {
 		if _, err := m.Process(context.Background(), request("litter"), nil); err != nil {
 			t.Fatalf("request %d: %v", i, err)

@@ -4,16 +4,12 @@ import (
 	"context"
 	"errors"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/tetratelabs/wazero"
 
 	"github.com/dhowfleet/dhow/models/tensor"
 	"github.com/dhowfleet/dhow/wasm/abi"
@@ -81,12 +77,14 @@ func TestWhatAGuestReturnsIsNotBelieved(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = m.Process(context.Background(), request("x"), nil)
-			if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) {
-				t.Fatalf("%v, want %v with %q", err, c.want, c.text)
+			for range 2 {
+				_, err = m.Process(context.Background(), request("x"), nil)
+				if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) {
+					t.Fatalf("%v, want %v with %q", err, c.want, c.text)
+				}
 			}
-			if s := m.Stats(); s.Discarded != 1 || s.MappedBytes != 0 {
-				t.Errorf("the instance was not thrown away: %+v", s)
+			if s := m.Stats(); s.Discarded != 0 || s.Idle != 1 || s.Resets != 2 || s.Traps+s.DeadlineTraps != 2 {
+				t.Errorf("the instance was not put back: %+v", s)
 			}
 		})
 	}
@@ -107,35 +105,39 @@ func TestWhatAGuestReturnsIsNotBelieved(t *testing.T) {
 	}
 }
 
-// TestMemoryAndTablesDoNotGrowBeyond: the guest asks for more, sees -1 and says so; otherwise it traps.
-func TestMemoryAndTablesDoNotGrowBeyond(t *testing.T) {
+// TestMemoryDoesNotGrowBeyond: the guest asks for more, sees -1 and says so; otherwise it traps.
+func TestMemoryDoesNotGrowBeyond(t *testing.T) {
 	refused := assembly{area: abi.ReturnArea{Status: abi.StatusGuestError}, payload: []byte("refused")}
 	check := join(constant(-1), []byte{opI32Eq, opIf, 0x7f}, constant(answerAt), []byte{0x05, opUnreachable, opEnd})
 	byPages := func(n int32) []byte { return join(constant(n), []byte{0x40, 0}, check) }
-	growTable := join([]byte{0xd0, 0x70}, constant(1), []byte{0xfc, 0x0f, 0}, check)
 
 	for what, c := range map[string]struct {
-		process, tables, memory []byte
-		grows                   bool
+		process, memory []byte
+		grows           bool
 	}{
-		"memory beyond the limit":         {byPages(16), nil, []byte{1, 0, 1}, false},
-		"memory to the limit":             {byPages(15), nil, []byte{1, 0, 1}, true},
-		"memory beyond its own maximum":   {byPages(2), nil, []byte{1, 1, 1, 2}, false},
-		"memory of a maximum of its own":  {byPages(1), nil, []byte{1, 1, 1, 2}, true},
-		"memory with a maximum beyond":    {byPages(16), nil, []byte{1, 1, 1, 200, 1}, false},
-		"a table without a maximum":       {growTable, []byte{1, 0x70, 0, 1}, nil, false},
-		"a table with room to its maxium": {growTable, []byte{1, 0x70, 1, 1, 9}, nil, false},
+		"memory beyond the limit":        {byPages(16), []byte{1, 0, 1}, false},
+		"memory to the limit":            {byPages(15), []byte{1, 0, 1}, true},
+		"memory beyond its own maximum":  {byPages(2), []byte{1, 1, 1, 2}, false},
+		"memory of a maximum of its own": {byPages(1), []byte{1, 1, 1, 2}, true},
+		"memory with a maximum beyond":   {byPages(16), []byte{1, 1, 1, 200, 1}, false},
+		"memory from its own maximum":    {byPages(1), []byte{1, 1, 2, 2}, false},
+		"memory from the limit":          {byPages(1), []byte{1, 0, 16}, false},
 	} {
 		t.Run(what, func(t *testing.T) {
 			a := refused
-			a.process, a.tables, a.memory = c.process, c.tables, c.memory
+			a.process, a.memory = c.process, c.memory
 			m, err := compile(t, a, Options{Limits: Limits{Memory: 1 << 20}})
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = m.Process(context.Background(), request("x"), nil)
-			if grew := errors.Is(err, ErrTrap); grew != c.grows {
-				t.Errorf("%v", err)
+			for range 3 { // the memory is as small as before
+				_, err = m.Process(context.Background(), request("x"), nil)
+				if grew := errors.Is(err, ErrTrap); grew != c.grows {
+					t.Errorf("%v", err)
+				}
+			}
+			if s := m.Stats(); s.Started != 1 {
+				t.Errorf("%+v", s)
 			}
 		})
 	}
@@ -150,40 +152,34 @@ func TestModulesThatAreRefused(t *testing.T) {
 		body := sized(join([]byte{1}, uleb(uint64(locals)), []byte{0x7f}, nest, []byte{opEnd}))
 		return section(10, vector(function(constant(1)), function(constant(8)), function(constant(8)), function(nil), body))
 	}
-	var loops []byte
-	for range 7900 {
-		loops = append(loops, opLoop, empty, opEnd)
-	}
-	long := function(loops)
 	for what, c := range map[string]struct {
 		code []byte
 		text string
 	}{
-		"nothing":                {nil, "no WASM module"},
-		"text":                   {[]byte("hello, world"), "no WASM module"},
-		"a component":            {[]byte("\x00asm\x0d\x00\x01\x00"), "WASM component"},
-		"another version":        {[]byte("\x00asm\x02\x00\x00\x00"), "WASM version 2"},
+		"nothing":                {nil, "(not wasm)"},
+		"text":                   {[]byte("hello, world"), "(not wasm)"},
+		"a component":            {[]byte("\x00asm\x0d\x00\x01\x00"), "it is a component"},
+		"another version":        {[]byte("\x00asm\x02\x00\x00\x00"), "it has version 2"},
 		"a module of nothing":    {[]byte("\x00asm\x01\x00\x00\x00"), "0 memories"},
-		"a cut-off module":       {assembly{}.build()[:100], "cut off"},
+		"a cut-off module":       {assembly{}.build()[:100], "(malformed)"},
 		"a function of others":   {assembly{imports: [][2]string{{"env", "abort"}}}.build(), `"env"."abort"`},
 		"an unknown function":    {assembly{imports: [][2]string{{"dhow", "read_disk"}}}.build(), `"dhow"."read_disk"`},
 		"an unknown WASI call":   {assembly{imports: [][2]string{{"wasi_snapshot_preview1", "format_disk"}}}.build(), "format_disk"},
 		"another signature":      {assembly{imports: [][2]string{{"dhow", "log"}}}.build(), "signature mismatch"},
-		"too much memory":        {assembly{memory: []byte{1, 0, 200, 1}}.build(), "starts with 12800 KiB of memory, its limit is 1024 KiB"},
+		"too much memory":        {assembly{memory: []byte{1, 0, 200, 1}}.build(), "begins with 200 pages of 64 KiB, at most 16 are"},
 		"shared memory":          {assembly{memory: []byte{1, 3, 1, 1}}.build(), "shared"},
-		"two memories":           {assembly{memory: []byte{2, 0, 1, 0, 1}}.build(), "2 memories"},
-		"a huge table":           {assembly{tables: join([]byte{1, 0x70, 0}, uleb(1<<24))}.build(), "more than 1048576 entries"},
-		"huge tables":            {assembly{tables: join([]byte{2, 0x70, 0}, uleb(1<<19), []byte{0x70, 0}, uleb(1<<19+1))}.build(), "more than 1048576 entries"},
-		"many tables":            {assembly{tables: append([]byte{17}, make([]byte, 51)...)}.build(), "17 tables"},
+		"two memories":           {assembly{memory: []byte{2, 0, 1, 0, 1}}.build(), "more than one memory"},
+		"a huge table":           {assembly{tables: join([]byte{1, 0x70, 0}, uleb(1<<24))}.build(), "at most 65536 are allowed"},
+		"huge tables":            {assembly{tables: join([]byte{2, 0x70, 0}, uleb(1<<19), []byte{0x70, 0}, uleb(1<<19+1))}.build(), "at most 65536 are allowed"},
+		"a table that grows":     {assembly{tables: []byte{1, 0x70, 0, 1}, process: join([]byte{0xd0, 0x70}, constant(1), []byte{0xfc, 0x0f, 0})}.build(), "grows a table"},
 		"a table of externrefs":  {assembly{tables: []byte{1, 0x64, 0x70, 0, 1}}.build(), "0x64"},
-		"a compile bomb":         {assembly{override: weight(1000, 2000)}.build(), "too long to compile"},
+		"a compile bomb":         {assembly{override: weight(1000, 2000)}.build(), "(complexity)"},
 		"a long function":        {assembly{override: weight(1, 8001)}.build(), "8001 control operations"},
-		"many long functions":    {assembly{override: section(10, vector(long, long, long, long, long, long, long))}.build(), "together"},
 		"an unknown instruction": {assembly{process: []byte{0x06, empty, 0x19, opEnd}}.build(), "instruction 0x06"},
 		"atomics":                {assembly{process: []byte{0xfe, 0, 2, 0}}.build(), "instruction 0xfe"},
-		"a function without end": {assembly{override: section(10, vector(sized([]byte{0, 0x41, 1})))}.build(), "cut off"},
+		"a function without end": {assembly{override: section(10, vector(sized([]byte{0, 0x41, 1})))}.build(), "declares 5 functions"},
 		"very many locals":       {assembly{override: weight(1<<30, 1)}.build(), "locals"},
-		"a section that lies":    {append([]byte("\x00asm\x01\x00\x00\x00"), section(1, uleb(1<<31))...), "2147483648 elements"},
+		"a section that lies":    {append([]byte("\x00asm\x01\x00\x00\x00"), section(1, uleb(1<<31))...), "more types than it has bytes"},
 		"no process":             {assembly{rename: map[string]string{"process": "handle"}}.build(), "function process"},
 		"no memory":              {assembly{rename: map[string]string{"memory": "heap"}}.build(), `"memory"`},
 		"a process of no result": {assembly{rename: map[string]string{"process": "cabi_post_process", "cabi_post_process": "process"}}.build(), "another signature"},
@@ -217,21 +213,20 @@ func TestModulesThatAreRefused(t *testing.T) {
 	}
 }
 
-// TestEndlessRecursionIsContained: wazero stops it at 400 MB of stack, or the deadline does.
+// TestEndlessRecursionIsContained by the limit of the stack, and what it took goes with its instance.
 func TestEndlessRecursionIsContained(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes up to a gigabyte of memory")
-	}
 	call := append([]byte{opCall}, uleb(extraIndex(0))...)
 	m, err := compile(t, assembly{extra: call, process: join(call, constant(answerAt))}, Options{Limits: Limits{Timeout: time.Minute}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, err = m.Process(context.Background(), request("x"), nil)
-	if !errors.Is(err, ErrTrap) || !strings.Contains(err.Error(), "stack overflow") {
+	if !errors.Is(err, ErrStack) || !strings.Contains(err.Error(), "1,048,576 bytes") {
 		t.Errorf("%v", err)
 	}
-	debug.FreeOSMemory()
+	if s := m.Stats(); s.StackTraps != 1 || s.Discarded != 1 || s.MappedBytes != 0 {
+		t.Errorf("%+v", s)
+	}
 }
 
 // TestReplacingAModuleKeepsMemoryFlat: compiled code lies outside the Go heap and is easily leaked (wazero issue 1600).
@@ -293,83 +288,16 @@ func TestTheTokenBucket(t *testing.T) {
 	l := newLines(nowhere())
 	l.now = func() time.Time { return now }
 	for range lineBurst + 5 {
-		l.log(0, "x")
+		l.allow(0)
 	}
 	if d := l.dropped.Load(); d != 5 {
 		t.Errorf("%d lines beyond a burst of %d were dropped, want 5", d, lineBurst)
 	}
 	now = now.Add(3 * time.Second)
 	for range 3*lineRate + 1 {
-		l.log(0, "x")
+		l.allow(0)
 	}
 	if d := l.dropped.Load(); d != 6 {
 		t.Errorf("after 3 s, %d lines have been dropped, want 6", d)
 	}
-}
-
-func FuzzInspect(f *testing.F) {
-	f.Add(assembly{}.build())
-	f.Add(assembly{tables: []byte{1, 0x70, 0, 1}, imports: [][2]string{{"dhow", "log"}}}.build())
-	f.Fuzz(func(t *testing.T, code []byte) {
-		prepared, _, err := inspect(code)
-		if err != nil {
-			return
-		}
-		if again, _, err := inspect(prepared); err != nil || string(again) != string(prepared) {
-			t.Fatalf("what inspect returns, it does not accept: %v", err)
-		}
-	})
-}
-
-// TestInstructionsEndWhereTheyEnd: the walk over instructions goes through every function that wazero's own tests hold
-// of WASM 2.0, and finds the end of each.
-func TestInstructionsEndWhereTheyEnd(t *testing.T) {
-	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/tetratelabs/wazero").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	files, err := filepath.Glob(filepath.Join(strings.TrimSpace(string(dir)), "internal", "integration_test", "spectest", "v2", "testdata", "*.wasm"))
-	if err != nil || len(files) < 100 {
-		t.Skipf("wazero's tests are not there: %d files, %v", len(files), err)
-	}
-	r := wazero.NewRuntimeWithConfig(context.Background(), wazero.NewRuntimeConfigInterpreter())
-	defer func() { _ = r.Close(context.Background()) }()
-	valid, functions := 0, 0
-	for _, file := range files {
-		code, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		compiled, err := r.CompileModule(context.Background(), code)
-		if err != nil {
-			continue // made to be invalid
-		}
-		_ = compiled.Close(context.Background())
-		valid++
-		for module := (reader{b: code[8:]}); len(module.b) > 0; {
-			id := module.byte()
-			section := reader{b: module.bytes(module.u32())}
-			if id != 10 {
-				continue
-			}
-			for n := section.u32(); n > 0; n-- {
-				f := reader{b: section.bytes(section.u32())}
-				for groups := f.u32(); groups > 0; groups-- {
-					f.u32()
-					f.byte()
-				}
-				if _, err := f.control(); err != nil {
-					t.Errorf("%s: %v", filepath.Base(file), err)
-				}
-				functions++
-			}
-			if section.err != nil || len(section.b) != 0 {
-				t.Errorf("%s: %v", filepath.Base(file), section.err)
-			}
-		}
-	}
-	if functions < 1000 {
-		t.Errorf("only %d functions in %d modules", functions, valid)
-	}
-	t.Logf("%d functions in %d valid modules of %d", functions, valid, len(files))
 }

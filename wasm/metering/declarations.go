@@ -148,7 +148,7 @@ func (w *rewriter) readMemories(r *reader) *Error {
 			high = min(high, w.o.MemoryPages)
 		}
 		w.info.MemoryMin, w.info.MemoryMax = low, high
-		out = appendLimits(out, low, high)
+		out = appendLimits(out, low, min(high+w.o.MemorySpare, maxPages))
 	}
 	w.out[sectionMemory] = out
 	return nil

@@ -42,6 +42,7 @@ type Options struct {
 	Mode         Mode
 	Stack        int64  // bytes of native stack, by estimate; 0: DefaultStack
 	MemoryPages  uint32 // no memory may grow beyond it; 0: the module's own maximum
+	MemorySpare  uint32 // pages beyond that which the metered module declares, for a host that bounds memory itself
 	TableEntries uint32 // of all tables together; 0: DefaultTableEntries
 	Limits       Limits // what a module may be made of; zero fields: the defaults
 }
@@ -58,7 +59,7 @@ type Info struct {
 	Exports []Export
 
 	Memories             int
-	MemoryMin, MemoryMax uint32 // pages; MemoryMax as it is in the metered module
+	MemoryMin, MemoryMax uint32 // pages; MemoryMax is what the guest may use, without Options.MemorySpare
 	MemoryImported       bool
 	Tables               int
 	TableEntries         uint64 // of all tables that the module defines
