@@ -66,7 +66,7 @@ func storing(err error) error {
 	var path *fs.PathError
 	var link *os.LinkError
 	if errors.As(err, &path) || errors.As(err, &link) {
-		return fmt.Errorf("%w: %v", ErrUnwritable, err)
+		return fmt.Errorf("%w: %w", ErrUnwritable, err)
 	}
 	return err
 }
@@ -209,3 +209,6 @@ func (m *Module) load(ctx context.Context, config wazero.RuntimeConfig, code []b
 	}
 	return err
 }
+
+// Sealed reports whether what lies in dir is what was sealed there.
+func Sealed(dir string) bool { return verify(dir) == nil }
