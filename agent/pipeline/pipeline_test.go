@@ -368,7 +368,7 @@ func TestStepsThatAreRefused(t *testing.T) {
 		"a step that is none": {func(dir string, _ *bundle.Spec) {
 			_ = os.Remove(filepath.Join(dir, "pre.wasm"))
 			write(t, dir, "pre.wasm", []byte("#!/bin/sh\n"))
-		}, "pre.wasm: cannot compile pre.wasm: it is no WASM module"},
+		}, "pre.wasm: cannot compile pre.wasm: cannot accept the WASM module (not wasm)"},
 		"too little memory":    {func(_ string, s *bundle.Spec) { s.Pre.Memory = 1 << 20 }, "its limit is 1024 KiB"},
 		"no labels":            {func(_ string, s *bundle.Spec) { s.Labels = "" }, "it refuses its configuration: the labels file has 0 names"},
 		"labels that are gone": {func(dir string, _ *bundle.Spec) { _ = os.Remove(filepath.Join(dir, "labels.txt")) }, "labels.txt: "},

@@ -219,14 +219,14 @@ func (r *Runtime) compile(ctx context.Context, code []byte, options Options) (*M
 	if len(options.Configuration) > abi.MaxConfiguration {
 		return nil, fmt.Errorf("configuration has %d bytes, at most %d are allowed", len(options.Configuration), abi.MaxConfiguration)
 	}
-	// A spare page lets package memory shrink a memory; the limit is held there.
+	// A spare page lets package memory shrink a memory. The limit is held there, and by wazero's engine.
 	const spare = 1
 	pages := uint32(limits.Memory / pageSize)
-	rewritten, err := metering.Rewrite(code, metering.Options{Stack: limits.Stack, MemoryPages: pages, MemorySpare: spare, TableEntries: uint32(limits.Table)})
+	rewritten, err := metering.Rewrite(code, metering.Options{Stack: limits.Stack, MemorySpare: spare, TableEntries: uint32(limits.Table)})
 	if err != nil {
 		return nil, err
 	}
-	if err := offered(&rewritten.Info, kind); err != nil {
+	if err := offered(&rewritten.Info, pages, kind); err != nil {
 		return nil, err
 	}
 
@@ -260,7 +260,7 @@ func (r *Runtime) compile(ctx context.Context, code []byte, options Options) (*M
 }
 
 // offered holds what a module declares against what guests of its kind are given.
-func offered(info *metering.Info, kind protocolOf) error {
+func offered(info *metering.Info, pages uint32, kind protocolOf) error {
 	for _, i := range info.Imports {
 		if i.Kind != metering.Function {
 			return fmt.Errorf("it imports the %s %q.%q; the contract offers functions alone", i.Kind, i.Module, i.Name)
@@ -271,6 +271,9 @@ func offered(info *metering.Info, kind protocolOf) error {
 	}
 	if info.Memories != 1 {
 		return fmt.Errorf("it has %d memories, the contract asks for one", info.Memories)
+	}
+	if info.MemoryMin > pages {
+		return fmt.Errorf("it starts with %d KiB of memory, its limit is %d KiB; raise memory in bundle.yaml", int64(info.MemoryMin)*64, int64(pages)*64)
 	}
 	if info.MemoryMax == 0 {
 		return errors.New("its memory may have no page")
