@@ -62,12 +62,10 @@ type Model interface {
 var ErrClosed = errors.New("the model is closed")
 
 // InputError says what is wrong with a request; it is the sender's to mend.
-type InputError struct{ Message string }
-
-func (e *InputError) Error() string { return e.Message }
+type InputError = tensor.InputError
 
 // Inputf makes an *InputError.
-func Inputf(format string, args ...any) error { return &InputError{fmt.Sprintf(format, args...)} }
+func Inputf(format string, args ...any) error { return tensor.Inputf(format, args...) }
 
 // LoadError says why a file is no model that the runtime can use.
 type LoadError struct{ Message string }
@@ -124,7 +122,7 @@ func misfit(specs []tensor.Spec, in []tensor.Tensor, otherwise string) error {
 			return Inputf("the model has no input %q; it wants %s", in[i].Name, names(specs))
 		}
 	}
-	return &InputError{otherwise}
+	return &InputError{Message: otherwise}
 }
 
 func names(specs []tensor.Spec) string {

@@ -11,9 +11,9 @@ import (
 
 	"github.com/dhowfleet/dhow/agent/access"
 	"github.com/dhowfleet/dhow/agent/modelrepository"
-	"github.com/dhowfleet/dhow/agent/openinference/jsontensor"
 	"github.com/dhowfleet/dhow/agent/serving"
 	"github.com/dhowfleet/dhow/agent/telemetry"
+	"github.com/dhowfleet/dhow/models/jsontensor"
 )
 
 // apiError is an error with the status that it is answered with.

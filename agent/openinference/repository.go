@@ -7,7 +7,7 @@ import (
 	"strconv"
 
 	"github.com/dhowfleet/dhow/agent/modelrepository"
-	"github.com/dhowfleet/dhow/agent/openinference/jsontensor"
+	"github.com/dhowfleet/dhow/models/jsontensor"
 )
 
 // maxParameters bounds the number of parameters of a load.

@@ -5,7 +5,7 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/dhowfleet/dhow/agent/openinference/jsontensor"
+	"github.com/dhowfleet/dhow/models/jsontensor"
 	"github.com/dhowfleet/dhow/models/tensor"
 )
 

@@ -6,8 +6,8 @@ import (
 	"strconv"
 
 	"github.com/dhowfleet/dhow/agent/openinference/classification"
-	"github.com/dhowfleet/dhow/agent/openinference/jsontensor"
 	"github.com/dhowfleet/dhow/agent/serving"
+	"github.com/dhowfleet/dhow/models/jsontensor"
 	"github.com/dhowfleet/dhow/models/tensor"
 )
 

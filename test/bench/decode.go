@@ -9,7 +9,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/dhowfleet/dhow/agent/openinference/jsontensor"
+	"github.com/dhowfleet/dhow/models/jsontensor"
 	"github.com/dhowfleet/dhow/models/tensor"
 )
 

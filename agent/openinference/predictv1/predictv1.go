@@ -19,7 +19,7 @@ import (
 	"slices"
 
 	"github.com/dhowfleet/dhow/agent/inference"
-	"github.com/dhowfleet/dhow/agent/openinference/jsontensor"
+	"github.com/dhowfleet/dhow/models/jsontensor"
 	"github.com/dhowfleet/dhow/models/tensor"
 )
 

@@ -3,7 +3,7 @@ package predictv1
 import (
 	"fmt"
 
-	"github.com/dhowfleet/dhow/agent/openinference/jsontensor"
+	"github.com/dhowfleet/dhow/models/jsontensor"
 	"github.com/dhowfleet/dhow/models/tensor"
 )
 

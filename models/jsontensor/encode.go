@@ -6,7 +6,6 @@ import (
 	"strconv"
 	"unicode/utf8"
 
-	"github.com/dhowfleet/dhow/agent/inference"
 	"github.com/dhowfleet/dhow/models/tensor"
 )
 
@@ -59,7 +58,7 @@ func (e *Encoder) Append(b []byte, n int64) ([]byte, error) {
 		b, err = e.floats(b, n)
 		return b, err
 	case tensor.FP16, tensor.BF16, tensor.Invalid:
-		return b, inference.Inputf("output %q: %s has no form in JSON; %s", e.t.Name, datatype, e.binary)
+		return b, tensor.Inputf("output %q: %s has no form in JSON; %s", e.t.Name, datatype, e.binary)
 	}
 	size := datatype.Size()
 	d := e.data[:n*int64(size)]
@@ -106,7 +105,7 @@ func (e *Encoder) floats(b []byte, n int64) ([]byte, error) {
 		case float64(whole) == v && whole > -1<<24 && whole < 1<<24 && (whole != 0 || !math.Signbit(v)):
 			b = strconv.AppendInt(b, whole, 10)
 		case math.IsNaN(v) || math.IsInf(v, 0):
-			return b, inference.Inputf("output %q holds a value that JSON cannot (%v); %s", e.t.Name, v, e.binary)
+			return b, tensor.Inputf("output %q holds a value that JSON cannot (%v); %s", e.t.Name, v, e.binary)
 		default:
 			b = strconv.AppendFloat(b, v, 'g', -1, 8*size)
 		}
@@ -118,12 +117,12 @@ func (e *Encoder) floats(b []byte, n int64) ([]byte, error) {
 func (e *Encoder) strings(b []byte, n int64) ([]byte, error) {
 	for i := range n {
 		if len(e.data) < 4 || uint64(binary.LittleEndian.Uint32(e.data)) > uint64(len(e.data)-4) {
-			return b, inference.Inputf("output %q: its strings do not fit its data", e.t.Name)
+			return b, tensor.Inputf("output %q: its strings do not fit its data", e.t.Name)
 		}
 		text := e.data[4 : 4+binary.LittleEndian.Uint32(e.data)]
 		e.data = e.data[4+len(text):]
 		if !utf8.Valid(text) {
-			return b, inference.Inputf("output %q holds bytes that are not UTF-8 text; %s", e.t.Name, e.binary)
+			return b, tensor.Inputf("output %q holds bytes that are not UTF-8 text; %s", e.t.Name, e.binary)
 		}
 		if i > 0 {
 			b = append(b, ',')

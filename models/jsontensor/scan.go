@@ -6,7 +6,7 @@
 // itself decides. Floats are rounded once, to the float that is nearest to the number as it is written. An Encoder
 // writes the elements of a tensor, as texts from which the same bytes come back.
 //
-// What is wrong with a text is an *inference.InputError that says where or which input. Memory is asked for before it is
+// What is wrong with a text is an *tensor.InputError that says where or which input. Memory is asked for before it is
 // used, nesting is bounded, and nothing blocks or keeps state beyond its own values, which belong to one goroutine.
 package jsontensor
 
@@ -16,7 +16,7 @@ import (
 	"unicode/utf16"
 	"unicode/utf8"
 
-	"github.com/dhowfleet/dhow/agent/inference"
+	"github.com/dhowfleet/dhow/models/tensor"
 )
 
 // maxNesting bounds how deep values that are skipped may be nested.
@@ -39,7 +39,7 @@ func (s *Scanner) Seek(pos int) { s.pos = pos }
 
 // syntaxError says where the JSON of a request is broken.
 func (s *Scanner) syntaxError(format string, args ...any) error {
-	return inference.Inputf("the JSON is broken at byte %d: %s", s.pos, fmt.Sprintf(format, args...))
+	return tensor.Inputf("the JSON is broken at byte %d: %s", s.pos, fmt.Sprintf(format, args...))
 }
 
 // Next skips white space and returns the byte that follows without consuming it; 0 stands for the end.
@@ -89,7 +89,7 @@ func (s *Scanner) Mismatch(wanted string) error {
 	default:
 		return s.unexpected(wanted)
 	}
-	return inference.Inputf("the request has %s at byte %d, where %s should be", got, s.pos, wanted)
+	return tensor.Inputf("the request has %s at byte %d, where %s should be", got, s.pos, wanted)
 }
 
 // End checks that nothing but white space follows.

@@ -9,7 +9,6 @@ import (
 	"unicode/utf8"
 	"unsafe"
 
-	"github.com/dhowfleet/dhow/agent/inference"
 	"github.com/dhowfleet/dhow/models/tensor"
 )
 
@@ -37,12 +36,12 @@ type Decoder struct {
 func (d *Decoder) Tensor() error {
 	n, err := tensor.Elements(d.Shape)
 	if err != nil {
-		return inference.Inputf("input %q: %v", d.Name, err)
+		return tensor.Inputf("input %q: %v", d.Name, err)
 	}
 	// An element takes at least a digit and a comma, so a shape that promises more than the text holds is refused before
 	// memory is given to it.
 	if n > int64(len(d.data)-d.pos)/2+1 {
-		return inference.Inputf("input %q: shape %v has %d elements, data has fewer", d.Name, d.Shape, n)
+		return tensor.Inputf("input %q: shape %v has %d elements, data has fewer", d.Name, d.Shape, n)
 	}
 	if err := d.check(); err != nil {
 		return err
@@ -63,7 +62,7 @@ func (d *Decoder) Tensor() error {
 	d.pos = start
 	if nested {
 		if len(d.Shape) < 2 {
-			return inference.Inputf("input %q: data is nested, but shape %v is not", d.Name, d.Shape)
+			return tensor.Inputf("input %q: data is nested, but shape %v is not", d.Name, d.Shape)
 		}
 		return d.list(0)
 	}
@@ -73,9 +72,9 @@ func (d *Decoder) Tensor() error {
 	case err != nil:
 		return err
 	case got > n:
-		return inference.Inputf("input %q: data has more elements than the %d of shape %v", d.Name, n, d.Shape)
+		return tensor.Inputf("input %q: data has more elements than the %d of shape %v", d.Name, n, d.Shape)
 	case got < n:
-		return inference.Inputf("input %q: data has %d elements, shape %v wants %d", d.Name, got, d.Shape, n)
+		return tensor.Inputf("input %q: data has %d elements, shape %v wants %d", d.Name, got, d.Shape, n)
 	}
 	return nil
 }
@@ -94,7 +93,7 @@ func (d *Decoder) Value(level int) error {
 
 func (d *Decoder) check() error {
 	if d.Datatype == tensor.FP16 || d.Datatype == tensor.BF16 {
-		return inference.Inputf("input %q: %s has no form in JSON; send it as binary data (binary_data_size)", d.Name, d.Datatype)
+		return tensor.Inputf("input %q: %s has no form in JSON; send it as binary data (binary_data_size)", d.Name, d.Datatype)
 	}
 	return nil
 }
@@ -143,7 +142,7 @@ func (d *Decoder) list(l int) error {
 }
 
 func (d *Decoder) misfit(level int, sentence string) error {
-	return inference.Inputf("input %q: dimension %d of data has %s the %d entries that shape %v says", d.Name, level, sentence, d.Shape[level], d.Shape)
+	return tensor.Inputf("input %q: dimension %d of data has %s the %d entries that shape %v says", d.Name, level, sentence, d.Shape[level], d.Shape)
 }
 
 // separator reads what follows an entry of a list; done when it is the list's end.
@@ -409,7 +408,7 @@ func (d *Decoder) refuse(text []byte) error {
 	if len(text) > 40 {
 		text = text[:40]
 	}
-	return inference.Inputf("input %q: %s is no %s", d.Name, text, d.Datatype)
+	return tensor.Inputf("input %q: %s is no %s", d.Name, text, d.Datatype)
 }
 
 // bytes reads an element of BYTES.
@@ -422,14 +421,14 @@ func (d *Decoder) bytes() error {
 		found := false
 		err = d.Object(func(key []byte) (err error) {
 			if found || string(key) != "b64" {
-				return inference.Inputf(`input %q: an element of BYTES is a string or {"b64": "..."}`, d.Name)
+				return tensor.Inputf(`input %q: an element of BYTES is a string or {"b64": "..."}`, d.Name)
 			}
 			found = true
 			text, err = d.Text()
 			return err
 		})
 		if err == nil && !found {
-			err = inference.Inputf(`input %q: an element of BYTES is a string or {"b64": "..."}`, d.Name)
+			err = tensor.Inputf(`input %q: an element of BYTES is a string or {"b64": "..."}`, d.Name)
 		}
 	} else {
 		text, err = d.Text()
@@ -442,7 +441,7 @@ func (d *Decoder) bytes() error {
 	}
 	if !encoded {
 		if !utf8.Valid(text) {
-			return inference.Inputf("input %q: a string is not UTF-8; send such bytes in base64 (parameters.content_type) or as binary data", d.Name)
+			return tensor.Inputf("input %q: a string is not UTF-8; send such bytes in base64 (parameters.content_type) or as binary data", d.Name)
 		}
 		d.Data = tensor.AppendBytes(d.Data, text)
 		return nil
@@ -450,7 +449,7 @@ func (d *Decoder) bytes() error {
 	at := len(d.Data)
 	d.Data = append(d.Data, 0, 0, 0, 0)
 	if d.Data, err = base64.StdEncoding.AppendDecode(d.Data, text); err != nil {
-		return inference.Inputf("input %q: a string is no base64", d.Name)
+		return tensor.Inputf("input %q: a string is no base64", d.Name)
 	}
 	binary.LittleEndian.PutUint32(d.Data[at:], uint32(len(d.Data)-at-4))
 	return nil
