@@ -1,6 +1,7 @@
 package wasi
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"hash/fnv"
@@ -252,15 +253,26 @@ func fdWrite(c call, p []uint64) errno {
 			c.write(b)
 			return len(b), ok
 		}
-		c.Charge(costLine + int64(len(b)/perLine))
-		fd := uint32(1)
-		if d.kind == stderr {
-			fd = 2
-		}
-		c.Line(fd, b)
+		c.lines(d.kind, b)
 		return len(b), ok
 	})
 }
+
+// lines hands on what is for the log. A line costs far more than its bytes, so they are counted.
+func (c call) lines(from kind, b []byte) {
+	fd := uint32(1)
+	if from == stderr {
+		fd = 2
+	}
+	for len(b) > 0 {
+		some := b[:min(len(b), pieceSize/16)]
+		c.Charge(costLine*int64(1+bytes.Count(some, newline)) + int64(len(some)/perLine))
+		c.Line(fd, some)
+		b = b[len(some):]
+	}
+}
+
+var newline = []byte{'\n'}
 
 func fdRead(c call, p []uint64) errno {
 	d := c.open(p[0])

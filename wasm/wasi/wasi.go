@@ -87,7 +87,7 @@ const (
 // What work costs in fuel, beyond what a call of an import costs already. A unit is about the time of an instruction.
 const (
 	costPiece  = 16     // of each piece of a read or write, and each subscription
-	costLine   = 256    // of each piece that becomes part of a log line
+	costLine   = 256    // of a log line, and of each piece of one
 	costSystem = 20_000 // of a question to the operating system, 2 to 20 microseconds
 	costEntry  = 500    // of an entry of a folder that is read
 	perMove    = 64     // bytes moved for a unit

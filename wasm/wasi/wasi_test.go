@@ -222,6 +222,23 @@ func TestOutput(t *testing.T) {
 	}
 }
 
+// TestLinesArePaidFor: a flood of short lines costs by the line.
+func TestLinesArePaidFor(t *testing.T) {
+	i := newWorld(t, Grants{}).instance(t)
+	defer i.close()
+	text := bytes.Repeat([]byte("a\n"), 30_000)
+	copy(i.memory[1000:], text)
+	i.pieces(1000, uint32(len(text)))
+	i.must(t, ok, "fd_write", 2, 64, 1, 8)
+	if i.lines[2] != string(text) || i.charged < 30_000*costLine {
+		t.Errorf("%d bytes for %d", len(i.lines[2]), i.charged)
+	}
+	i.fuel, i.lines[2] = 1000*costLine, ""
+	if _, err := i.do("fd_write", 2, 64, 1, 8); !errors.Is(err, errFuel) || len(i.lines[2]) > 2000 {
+		t.Errorf("%d bytes without fuel: %v", len(i.lines[2]), err)
+	}
+}
+
 // TestExitLeavesTheModuleOpen: an instance that left can be used again.
 func TestExitLeavesTheModuleOpen(t *testing.T) {
 	i := newWorld(t, Grants{}).instance(t)
