@@ -234,3 +234,69 @@ func TestWithoutAToolChain(t *testing.T) {
 		t.Error("a module of nothing is there")
 	}
 }
+
+// TestStateIsForgottenUnlessItIsToBeKept: a counter in the step says how many requests it remembers.
+func TestStateIsForgottenUnlessItIsToBeKept(t *testing.T) {
+	for state, want := range map[host.State]uint32{host.Reset: 1, host.Keep: 5} {
+		m := module(t, Build(t, "testdata/kit.c"), host.Options{State: state, Instances: 1})
+		var last uint32
+		for range 5 {
+			out, err := m.Process(context.Background(), []tensor.Tensor{{Name: "calls", Datatype: tensor.Bool, Data: []byte{0}}}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			last = binary.LittleEndian.Uint32(out[0].Data)
+		}
+		if last != want {
+			t.Errorf("state %v: it remembers %d requests, want %d", state, last, want)
+		}
+	}
+}
+
+// TestBatchesThroughTheHost: each request gets its own answer or error.
+func TestBatchesThroughTheHost(t *testing.T) {
+	m := kit(t)
+	requests := [][]tensor.Tensor{
+		{tensor.FromStrings("EXACT", "first")},
+		{{Name: "wrong", Datatype: tensor.Uint8, Shape: []int64{1}, Data: []byte{0}}},
+		{tensor.FromStrings("gaps", "third", ""), tensor.FromFloat32("b", nil, []float32{1})},
+	}
+	answers := m.Batch(context.Background(), requests, nil)
+	for i, a := range answers {
+		var guestErr *host.GuestError
+		switch {
+		case i == 1:
+			if !errors.As(a.Err, &guestErr) || !guestErr.Input || a.Tensors != nil {
+				t.Errorf("answer 1: %v, %v", a.Tensors, a.Err)
+			}
+		case a.Err != nil || !bytes.Equal(encode(t, a.Tensors), encode(t, requests[i])):
+			t.Errorf("answer %d: %v, %v", i, a.Tensors, a.Err)
+		}
+	}
+	if len(answers) != 3 {
+		t.Errorf("%d answers", len(answers))
+	}
+}
+
+func BenchmarkEcho(b *testing.B) {
+	r, err := host.NewRuntime(context.Background(), host.Config{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	m, err := r.Compile(context.Background(), Build(b, "testdata/kit.c"), host.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer m.Close()
+	for _, size := range []int{4 << 10, 602_112} {
+		b.Run(strconv.Itoa(size), func(b *testing.B) {
+			in := []tensor.Tensor{{Name: "EXACT", Datatype: tensor.Uint8, Shape: []int64{int64(size)}, Data: make([]byte, size)}}
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := m.View(context.Background(), in, nil, func([]tensor.Tensor) error { return nil }); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
