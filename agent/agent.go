@@ -58,6 +58,8 @@ type Deps struct {
 	Engine inference.Engine
 	// ProbeCommand starts the child that probes bundles; empty: this program with the argument "probe".
 	ProbeCommand []string
+	// Compiler compiles WASM modules that are not in the cache; nil: this process does, which cannot be interrupted.
+	Compiler host.Compiler
 }
 
 // Agent is a node's agent.
@@ -168,7 +170,7 @@ func (a *Agent) reconciler(ctx context.Context, d Deps, fetch apply.Fetcher) (*a
 		engine = onnxruntime.New(a.config.OnnxRuntime)
 	}
 	cache := filepath.Join(a.config.Data, "wasm-cache")
-	wasm, err := host.NewRuntime(ctx, host.Config{CacheDir: cache, Logger: a.log})
+	wasm, err := host.NewRuntime(ctx, host.Config{CacheDir: cache, Logger: a.log, Compiler: d.Compiler})
 	if err != nil {
 		return nil, err
 	}

@@ -7,12 +7,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"math"
 	"os"
 	"runtime/debug"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/dhowfleet/dhow/agent/inference"
@@ -21,18 +19,14 @@ import (
 	"github.com/dhowfleet/dhow/agent/telemetry"
 	"github.com/dhowfleet/dhow/models/bundle"
 	"github.com/dhowfleet/dhow/models/tensor"
+	"github.com/dhowfleet/dhow/wasm/confine"
 	"github.com/dhowfleet/dhow/wasm/host"
 )
 
 const (
-	maxRequest   = 64 << 10
-	measureRuns  = 25
-	measureFor   = 2 * time.Second
-	maxOpenFiles = 256
-	cacheFile    = 256 << 20 // the largest file of compiled WASM code
-	niceness     = 10
-	// mappedUnused is what a process maps without using it beside what it uses: stacks of threads, arenas of allocators.
-	mappedUnused = 256 << 20
+	maxRequest  = 64 << 10
+	measureRuns = 25
+	measureFor  = 2 * time.Second
 )
 
 // Main is the child: it reads a Request, tries the bundle, writes the answer, and returns the exit code. The process
@@ -73,40 +67,11 @@ func Main(stdin io.Reader, stdout io.Writer) int {
 
 // limit bounds this process before it touches the bundle.
 func limit(r *Request) error {
-	file := uint64(0)
+	l := confine.Limits{Memory: r.MemoryBytes, CPUSeconds: r.CPUSeconds}
 	if r.WasmCache != "" {
-		file = cacheFile
+		l.FileBytes = host.MaxCompiled
 	}
-	mapped := uint64(statusOf(os.Getpid(), "VmData:") + r.MemoryBytes + r.MemoryBytes/2 + mappedUnused)
-	if r.MemoryBytes <= 0 {
-		mapped = math.MaxUint64
-	}
-	for _, l := range []struct {
-		what string
-		id   int
-		to   uint64
-	}{
-		// At the hard limit the kernel kills; the soft one only sends a signal that the Go runtime ignores.
-		{"processor time", syscall.RLIMIT_CPU, r.CPUSeconds},
-		{"file size", syscall.RLIMIT_FSIZE, file},
-		{"core dumps", syscall.RLIMIT_CORE, 0},
-		{"memory", syscall.RLIMIT_DATA, mapped},
-		{"open files", syscall.RLIMIT_NOFILE, maxOpenFiles},
-	} {
-		var now syscall.Rlimit
-		if err := syscall.Getrlimit(l.id, &now); err != nil {
-			return fmt.Errorf("cannot limit %s: %w", l.what, err)
-		}
-		to := min(l.to, now.Max)
-		if err := syscall.Setrlimit(l.id, &syscall.Rlimit{Cur: to, Max: to}); err != nil {
-			return fmt.Errorf("cannot limit %s: %w", l.what, err)
-		}
-	}
-	// Should memory run out, this process is the one to lose, and what serves is computed first. Neither is allowed
-	// everywhere, and the limits above hold without.
-	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0)
-	_ = syscall.Setpriority(syscall.PRIO_PGRP, 0, niceness)
-	return nil
+	return l.Apply()
 }
 
 // failure is why a bundle may not serve.
@@ -124,7 +89,7 @@ type trial struct {
 }
 
 // note keeps the highest memory seen.
-func (t *trial) note() { t.answer.PeakBytes = max(t.answer.PeakBytes, anonymous(os.Getpid())) }
+func (t *trial) note() { t.answer.PeakBytes = max(t.answer.PeakBytes, confine.Anonymous(os.Getpid())) }
 
 func (t *trial) try() error {
 	ctx, cancel := context.WithTimeout(context.Background(), t.request.Wall)
@@ -150,7 +115,7 @@ func (t *trial) try() error {
 // hold notes what memory stays.
 func (t *trial) hold() {
 	debug.FreeOSMemory() // what the Go heap could give back is not the bundle's
-	t.answer.HeldBytes = max(anonymous(os.Getpid())-t.before, 0)
+	t.answer.HeldBytes = max(confine.Anonymous(os.Getpid())-t.before, 0)
 }
 
 func (t *trial) load(ctx context.Context) error {
@@ -174,7 +139,7 @@ func (t *trial) load(ctx context.Context) error {
 func (t *trial) runtime() *onnxruntime.Engine {
 	engine := onnxruntime.New(t.request.Library)
 	_ = engine.Open() // the load says what is wrong with it, if it needs it
-	t.before = anonymous(os.Getpid())
+	t.before = confine.Anonymous(os.Getpid())
 	return engine
 }
 

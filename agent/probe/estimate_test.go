@@ -16,6 +16,7 @@ import (
 	"github.com/dhowfleet/dhow/agent/inference/onnxtest"
 	"github.com/dhowfleet/dhow/agent/modelfile"
 	"github.com/dhowfleet/dhow/models/bundle"
+	"github.com/dhowfleet/dhow/wasm/confine"
 )
 
 // weigh loads a model and prints what the process takes then.
@@ -25,7 +26,7 @@ func weigh(path string) int {
 		fmt.Println(err)
 		return 1
 	}
-	fmt.Println(anonymous(os.Getpid()))
+	fmt.Println(confine.Anonymous(os.Getpid()))
 	_ = m.Close()
 	return 0
 }
@@ -68,7 +69,7 @@ func TestTheEstimateIsNearTheTruth(t *testing.T) {
 			continue
 		}
 		cmd := exec.Command(os.Args[0], "weigh", f)
-		cmd.Env = environment()
+		cmd.Env = confine.Environment(os.Environ())
 		out, err := cmd.Output()
 		text := strings.TrimSpace(string(out))
 		real, parsed := strconv.ParseInt(text, 10, 64)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/dhowfleet/dhow/agent/inference"
 	"github.com/dhowfleet/dhow/agent/inference/onnxtest"
+	"github.com/dhowfleet/dhow/wasm/wasmtest"
 )
 
 // This test's binary is its own child: with a verb as its first argument it plays a probe, a good or a bad one.
@@ -127,6 +128,19 @@ func TestAGoodBundle(t *testing.T) {
 	}
 }
 
+// bomb is a WASM module of 25 KB that takes half a minute to compile.
+func bomb() string {
+	g := wasmtest.NewGuest()
+	f := g.Func(wasmtest.Sig{})
+	f.LocalGroup(1000, wasmtest.I32)
+	var body []wasmtest.Code
+	for i := range uint32(2000) {
+		body = append(body, wasmtest.Loop(wasmtest.Empty, wasmtest.LocalGet(i%1000), wasmtest.LocalSet((i*7+1)%1000), wasmtest.LocalGet(i%1000), wasmtest.BrIf(0)))
+	}
+	f.Body(body...)
+	return string(g.Bytes())
+}
+
 func TestBadBundles(t *testing.T) {
 	model := onnxtest.Negate(3)
 	model.Nodes[0].Op = "NoSuchOperator"
@@ -140,6 +154,7 @@ func TestBadBundles(t *testing.T) {
 		{"unknown operator", map[string]string{"model.onnx": string(model.Model())}, LoadFailed, "cannot load model.onnx: "},
 		{"wrong answer", map[string]string{"golden/one.json": strings.Replace(golden, "-2", "-2.1", 1)}, GoldenMismatch, `golden sample one: `},
 		{"no WASM module", map[string]string{"bundle.yaml": spec + "golden: golden\npipeline: {pre: {module: pre.wasm}}\n", "pre.wasm": "\x00asm\x01\x00\x00\x00garbage"}, WasmFailed, "pre.wasm cannot be loaded"},
+		{"a WASM module that explodes when it is compiled", map[string]string{"bundle.yaml": spec + "golden: golden\npipeline: {pre: {module: pre.wasm}}\n", "pre.wasm": bomb()}, WasmFailed, "pre.wasm cannot be loaded"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			res := try(t, Request{Dir: folder(t, c.files), WasmCache: t.TempDir()})
@@ -214,17 +229,5 @@ func TestMainRefusesWhatIsNoRequest(t *testing.T) {
 	var out bytes.Buffer
 	if code := Main(strings.NewReader("hello"), &out); code == 0 || out.Len() != 0 {
 		t.Errorf("%d, %q", code, out.String())
-	}
-}
-
-func TestTail(t *testing.T) {
-	tl := tail{max: 10}
-	for _, s := range []string{"abc", "defgh", "ijkl", "0123456789abc", "x"} {
-		if n, err := tl.Write([]byte(s)); n != len(s) || err != nil {
-			t.Fatal(n, err)
-		}
-	}
-	if tl.String() != "456789abcx" {
-		t.Errorf("%q", tl.String())
 	}
 }

@@ -39,6 +39,8 @@ type Deps struct {
 	Engine inference.Engine
 	// ProbeCommand starts the child that tries models; empty: this program with the argument "probe".
 	ProbeCommand []string
+	// Compiler compiles WASM modules that are not in the cache; nil: this process does, which cannot be interrupted.
+	Compiler host.Compiler
 }
 
 // Agent serves a folder of models.
@@ -66,7 +68,7 @@ func New(ctx context.Context, c config.Repository, d Deps) (_ *Agent, err error)
 	if engine == nil {
 		engine = onnxruntime.New(c.OnnxRuntime)
 	}
-	wasm, err := host.NewRuntime(ctx, host.Config{CacheDir: c.Cache, Logger: d.Logger})
+	wasm, err := host.NewRuntime(ctx, host.Config{CacheDir: c.Cache, Logger: d.Logger, Compiler: d.Compiler})
 	if err != nil {
 		return nil, err
 	}

@@ -33,7 +33,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newRunCommand(), newServeCommand(), newStatusCommand(), newHardwareCommand(), newVersionCommand(), newProbeCommand(), newKeyCommand())
+	root.AddCommand(newRunCommand(), newServeCommand(), newStatusCommand(), newHardwareCommand(), newVersionCommand(), newProbeCommand(), newWasmCompileCommand(), newKeyCommand())
 	root.SetArgs(args)
 	root.SetIn(stdin)
 	root.SetOut(stdout)

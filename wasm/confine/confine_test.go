@@ -209,6 +209,17 @@ func TestTheEnvironmentHoldsNoSecrets(t *testing.T) {
 	}
 }
 
+func TestWhatRunsOutOfMemorySaysSo(t *testing.T) {
+	for line, want := range map[string]bool{
+		"fatal error: runtime: out of memory": true, "terminate called after throwing an instance of 'std::bad_alloc'": true,
+		"runtime: cannot allocate memory": true, "panic: nil map": false, "": false,
+	} {
+		if o := (Outcome{Stderr: "noise\n" + line + "\nmore"}); o.starved() != want {
+			t.Errorf("%q: %v", line, !want)
+		}
+	}
+}
+
 func TestTail(t *testing.T) {
 	tl := tail{max: 10}
 	for _, s := range []string{"abc", "defgh", "ijkl", "0123456789abc", "x"} {
