@@ -131,10 +131,10 @@ func (c *call) Charge(fuel int64) {
 		return
 	}
 	left := int64(c.fuel.Get()) - fuel
-	if left < 0 {
-		left = c.refill(left, 0)
-	}
 	c.fuel.Set(uint64(left))
+	if left < 0 {
+		c.fuel.Set(uint64(c.refill(left, 0)))
+	}
 }
 
 // Deadline implements context.Context, as do Done and Err: they are the request's.
