@@ -233,7 +233,7 @@ func (b *Bare) memory(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for range 30 {
+			for range 10 {
 				if item, err := b.Answer(abi.ExportProcess, list); err != nil || item.Status != abi.StatusTensors || !bytes.Equal(item.Payload, list) {
 					t.Fatalf("round %d: %d, %v", round, item.Status, err)
 				}
