@@ -42,6 +42,8 @@ type body struct {
 	locals          int
 	control         int
 	calls           bool
+	wide            bool // there are 128-bit vectors
+	spilled         spills
 }
 
 func (f *body) refuse(reason Reason, text string) *Error {
@@ -88,7 +90,8 @@ func (w *rewriter) readCode(r *reader) *Error {
 func (f *body) rewrite(function int, r reader, out []byte) ([]byte, *Error) {
 	w := f.w
 	s := w.types[w.functions[function]]
-	*f = body{w: w, r: r, function: function, out: f.out[:0], frames: f.frames[:0], segments: f.segments[:0], start: r.at}
+	*f = body{w: w, r: r, function: function, out: f.out[:0], frames: f.frames[:0], segments: f.segments[:0], start: r.at, wide: s.wide(),
+		spilled: spills{blocks: f.spilled.blocks[:0]}}
 	declared, err := f.readLocals(len(s.params))
 	if err != nil {
 		return nil, err
@@ -123,8 +126,8 @@ func (f *body) rewrite(function int, r reader, out []byte) ([]byte, *Error) {
 // finish puts the prologue, the body and the epilogue together. A function that calls others takes its frame from the
 // stack, and gives it back at its end: its body becomes a block, which every way out of the function leaves.
 func (f *body) finish(out, declared []byte, s signature) []byte {
-	w, cost, frameSize := f.w, f.segments[0].cost, f.frameSize()
-	if !f.calls && frameSize <= smallFrame {
+	w, cost := f.w, f.segments[0].cost
+	if !f.calls { // there is one frame of this kind at a time, and the limits bound it
 		out = appendU32(out, uint32(len(declared)+len(w.charge)+len(f.out)))
 		out = append(out, declared...)
 		at := len(out) + w.chargeHole
@@ -132,6 +135,7 @@ func (f *body) finish(out, declared []byte, s signature) []byte {
 		putPadded(out[at:], cost)
 		return append(out, f.out...)
 	}
+	frameSize := f.frameSize()
 	w.info.MaxFrame = max(w.info.MaxFrame, frameSize)
 	block := []byte{opBlock, typeEmpty}
 	switch len(s.results) {
@@ -155,15 +159,6 @@ func (f *body) finish(out, declared []byte, s signature) []byte {
 	return append(out, opEnd)
 }
 
-// smallFrame is a frame that a function which calls nothing may have without taking it from the stack: there is one of
-// them at a time.
-const smallFrame = 1024
-
-// frameSize estimates the bytes of native stack that a call of the function takes.
-func (f *body) frameSize() int {
-	return min(64+16*f.locals+8*f.highest, maxPadded)
-}
-
 // readLocals checks the declarations and returns their bytes.
 func (f *body) readLocals(params int) ([]byte, *Error) {
 	r, w := &f.r, f.w
@@ -180,6 +175,7 @@ func (f *body) readLocals(params int) ([]byte, *Error) {
 		if uint64(n) > uint64(w.limits.Locals) {
 			n = uint32(w.limits.Locals) + 1
 		}
+		f.wide = f.wide || t == typeV128
 		if f.locals += int(n); f.locals > w.limits.Locals {
 			return nil, f.refuse(Complexity, fmt.Sprintf("it has more than %d locals", w.limits.Locals))
 		}
@@ -208,7 +204,10 @@ func (f *body) top() *frame { return &f.frames[len(f.frames)-1] }
 
 func (f *body) pop(n int) {
 	t := f.top()
-	if f.height -= n; f.height < t.base {
+	if f.height -= n; f.height < f.spilled.floor {
+		f.spilled.floor = max(f.height, 0)
+	}
+	if f.height < t.base {
 		if !t.dead && f.err == nil {
 			f.err = f.refuse(Operands, "an instruction takes more operands than there are")
 		}
@@ -218,6 +217,9 @@ func (f *body) pop(n int) {
 
 func (f *body) push(n int) {
 	f.height += n
+	if f.height > registers {
+		f.spilled.values += min(n, f.height-registers)
+	}
 	if f.height > f.highest {
 		if f.highest = f.height; f.highest > f.w.limits.Height && f.err == nil {
 			f.err = f.refuse(Complexity, fmt.Sprintf("it has more than %d operands at once", f.w.limits.Height))

@@ -1,6 +1,7 @@
 package metering
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"strings"
@@ -59,5 +60,55 @@ func TestEveryEndlessLoopEnds(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestFramesAreCovered: what a call takes from the stack by estimate is what it takes of memory, also in functions that
+// are made to have large frames. Left alone, each of them recurses until wazero's own bound, which lies between 50 and
+// 100 million bytes, so that the depth tells the real size.
+func TestFramesAreCovered(t *testing.T) {
+	loads := func(n int) []byte { return bytes.Repeat([]byte{opI32Const, 4, 0x28, 2, 0}, n) }
+	times := func(n int, parts ...[]byte) []byte { return bytes.Repeat(cat(parts...), n) }
+	sum := func(n int) []byte { return cat(bytes.Repeat([]byte{0x6a}, n-1), []byte{opGlobalSet, 1}) }
+	var all, use []byte
+	for i := range byte(30) {
+		all = append(all, cat(loads(1), []byte{opLocalSet, i})...)
+		use = append(use, opLocalGet, i, opGlobalSet, 1)
+	}
+	vectors := func(n int) []byte { return bytes.Repeat([]byte{opI32Const, 4, opVector, 0, 4, 0}, n) }
+	for what, b := range map[string][]byte{
+		"next to nothing":              nil,
+		"operands across calls":        times(300, loads(6), []byte{opCall, 1}, sum(6)),
+		"vectors across calls":         times(300, vectors(6), []byte{opCall, 1}, bytes.Repeat([]byte{opVector, 0xae, 1}, 5), []byte{opVector, 21, 0, opGlobalSet, 1}),
+		"locals across calls":          times(50, all, []byte{opCall, 1}, use),
+		"more operands than registers": times(100, loads(40), sum(40)),
+		"values where ways meet":       times(50, []byte{opGlobalGet, 1, opIf, typeEmpty}, all, []byte{opEnd}, use),
+		"values of loops":              times(50, []byte{opLoop, typeEmpty}, all, []byte{opGlobalGet, 1, opBrIf, 0, opEnd}, use),
+		"divisions":                    times(200, loads(2), []byte{0x6d}, loads(2), []byte{0x6d, 0x6d, opGlobalSet, 1}),
+		"many results":                 times(50, []byte{opCall, 2, opCall, 2}, bytes.Repeat([]byte{opGlobalSet, 1}, 80)),
+	} {
+		t.Run(what, func(t *testing.T) {
+			deeper := []byte{opGlobalGet, 0, opI32Const, 1, opI32Add, opGlobalSet, 0, opCall, 0}
+			m := one("", "", fnLocals(30, typeI32, cat(deeper, b)...))
+			m.types = append(m.types, functionType("", strings.Repeat(i32, 40)))
+			m.functions = append(m.functions, 0, 1)
+			m.code = append(m.code, fn(), fn(loads(40)...))
+			m.globals = [][]byte{cat([]byte{typeI32, 1}, i32c(0), []byte{opEnd}), cat([]byte{typeI32, 1}, i32c(0), []byte{opEnd})}
+			m.exports = append(m.exports, export("depth", Global, 0))
+			out := rewrite(t, m, Options{Stack: 1 << 50})
+			r := &run{budget: 1 << 60, quantum: 1 << 50}
+			if err := instantiate(t, compiler(), out.Code, r); err != nil {
+				t.Fatal(err)
+			}
+			_, err := r.module.ExportedFunction("f").Call(context.Background())
+			if err == nil || !strings.Contains(err.Error(), "stack overflow") {
+				t.Fatal(err)
+			}
+			depth := int(r.module.ExportedGlobal("depth").Get())
+			t.Logf("by estimate %d bytes, at least %d", out.Info.MaxFrame, 50_000_000/depth)
+			if depth*out.Info.MaxFrame < 45_000_000 {
+				t.Error("the estimate is too low")
+			}
+		})
 	}
 }

@@ -18,7 +18,6 @@ type trial struct {
 	memory   []byte
 	globals  [3]uint64
 	fuel     []int64 // used by each call
-	ticks    uint64
 	refills  int
 }
 

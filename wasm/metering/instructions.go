@@ -10,12 +10,18 @@ func (f *body) instruction() {
 	in := &plain[op]
 	switch in.operand {
 	case nothing:
+		if in.cost == costDivide {
+			f.spilled.values += 2 // divisions are of registers of their own
+		}
 	case control:
 		f.controlInstruction(op)
 		return
 	case local:
 		if i := r.u32(); uint64(i) >= uint64(f.locals) {
 			f.missing("local", i)
+		}
+		if op != opLocalGet {
+			f.spilled.define()
 		}
 	case global:
 		if i := r.u32(); uint64(i) >= uint64(len(f.w.globals)) {
@@ -39,10 +45,8 @@ func (f *body) instruction() {
 		if uint64(i) >= uint64(len(f.w.tables)) {
 			f.missing("table", i)
 		}
-		f.calls = true
 		f.apply(in)
-		f.pop(len(f.w.types[t].params))
-		f.push(len(f.w.types[t].results))
+		f.call(&f.w.types[t])
 		return
 	case table:
 		if i := r.u32(); uint64(i) >= uint64(len(f.w.tables)) {
@@ -133,15 +137,13 @@ func (f *body) functionInstruction(op byte) {
 	if op == opRefFunc {
 		f.apply(&plain[op])
 	} else {
-		f.calls = true
 		s := &f.w.types[f.w.functions[i]]
 		cost := costCall
 		if int(i) < f.w.importedFunctions {
 			cost = costImport
 		}
 		f.pay(cost)
-		f.pop(len(s.params))
-		f.push(len(s.results))
+		f.call(s)
 	}
 	if int(i) >= f.w.importedFunctions && f.w.shift != 0 {
 		f.replaceIndex(op, i+f.w.shift)
@@ -199,6 +201,7 @@ func (f *body) controlInstruction(op byte) {
 		if f.deepest = max(f.deepest, len(f.frames)); f.deepest > f.w.limits.Nesting {
 			f.fail(Complexity, fmt.Sprintf("its blocks are nested deeper than %d", f.w.limits.Nesting))
 		}
+		f.spilled.enter()
 		f.push(params)
 		if op == opLoop && f.r.fail == "" {
 			f.flush(f.r.at)
@@ -216,6 +219,7 @@ func (f *body) controlInstruction(op byte) {
 		f.push(t.params)
 	case opEnd:
 		t := *f.top()
+		f.spilled.leave(f.locals, t.op == opLoop)
 		f.frames = f.frames[:len(f.frames)-1]
 		f.height = t.base
 		if len(f.frames) > 0 {
@@ -275,7 +279,7 @@ func (f *body) vector() {
 	default:
 		f.unsupported(fmt.Sprintf("vector instruction %d", op))
 	}
-	f.w.info.SIMD = true
+	f.w.info.SIMD, f.wide = true, true
 	f.apply(in)
 }
 

@@ -113,11 +113,6 @@ type run struct {
 	refills int
 }
 
-// used is the fuel used since the budget was set to budget.
-func (r *run) used(budget int64) int64 {
-	return budget - r.budget - int64(r.module.ExportedGlobal(ExportFuel).Get())
-}
-
 // instantiate compiles code, metered or not, with the interpreter or the compiler, and instantiates it with a refill
 // that hands out quanta of the budget.
 func instantiate(t testing.TB, config wazero.RuntimeConfig, code []byte, r *run) error {

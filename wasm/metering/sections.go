@@ -1,6 +1,7 @@
 package metering
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"strings"
@@ -35,6 +36,10 @@ var sectionNames = [sections]string{
 }
 
 type signature struct{ params, results []byte }
+
+func (s *signature) wide() bool {
+	return bytes.IndexByte(s.params, typeV128) >= 0 || bytes.IndexByte(s.results, typeV128) >= 0
+}
 
 type globalType struct {
 	kind    byte
