@@ -137,6 +137,16 @@ var functions = []struct {
 	{"log_error", "l", "", log(abi.LevelError)},
 }
 
+// Offers says whether plug-ins may import a function by that name.
+func Offers(name string) bool {
+	for i := range functions {
+		if functions[i].name == name {
+			return true
+		}
+	}
+	return false
+}
+
 // extismInfo is Extism's number of the level of information: plug-ins need not make lines below it.
 const extismInfo = 2
 

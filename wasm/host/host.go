@@ -45,6 +45,7 @@ import (
 
 	"github.com/dhowfleet/dhow/wasm/abi"
 	"github.com/dhowfleet/dhow/wasm/metering"
+	"github.com/dhowfleet/dhow/wasm/payload"
 	"github.com/dhowfleet/dhow/wasm/wasi"
 )
 
@@ -114,12 +115,14 @@ type Options struct {
 	Limits        Limits
 	State         State
 	Kind          Kind
-	Grants        wasi.Grants  // what of the machine the guest may see
-	Configuration []byte       // handed to every instance's configure
-	Counters      []string     // names that emit_count may use
-	Features      []string     // names that emit_feature may use
-	Instances     int          // at most so many at a time; 0 means one a core, at most 8
-	Logger        *slog.Logger // for this module's lines; nil means the Runtime's
+	Function      string         // that an Extism plug-in exports
+	Format        payload.Format // of what plug-ins and commands read and write
+	Grants        wasi.Grants    // what of the machine the guest may see
+	Configuration []byte         // handed to every instance's configure
+	Counters      []string       // names that emit_count may use
+	Features      []string       // names that emit_feature may use
+	Instances     int            // at most so many at a time; 0 means one a core, at most 8
+	Logger        *slog.Logger   // for this module's lines; nil means the Runtime's
 }
 
 const (

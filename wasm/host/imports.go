@@ -8,6 +8,7 @@ import (
 	"github.com/tetratelabs/wazero/api"
 
 	"github.com/dhowfleet/dhow/wasm/abi"
+	"github.com/dhowfleet/dhow/wasm/extism"
 	"github.com/dhowfleet/dhow/wasm/metering"
 	"github.com/dhowfleet/dhow/wasm/wasi"
 )
@@ -34,10 +35,18 @@ func (m *Module) imports(ctx context.Context) error {
 		Instantiate(ctx); err != nil {
 		return err
 	}
+	wants := map[string]bool{}
 	for _, f := range m.compiled.ImportedFunctions() {
-		if module, _, _ := f.Import(); module == abi.WASIModule {
-			return wasi.Instantiate(ctx, m.runtime, m.grants, func(ctx context.Context) wasi.Caller { return callOf(ctx) })
+		module, _, _ := f.Import()
+		wants[module] = true
+	}
+	if wants[extism.Module] {
+		if err := extism.Instantiate(ctx, m.runtime, func(ctx context.Context) extism.Caller { return callOf(ctx) }); err != nil {
+			return err
 		}
+	}
+	if wants[abi.WASIModule] {
+		return wasi.Instantiate(ctx, m.runtime, m.grants, func(ctx context.Context) wasi.Caller { return callOf(ctx) })
 	}
 	return nil
 }
@@ -85,17 +94,30 @@ var levels = [...]slog.Level{abi.LevelDebug: slog.LevelDebug, abi.LevelInfo: slo
 
 func log(ctx context.Context, guest api.Module, stack []uint64) {
 	in := callOf(ctx).in
-	level := slog.LevelError
-	if l := api.DecodeU32(stack[0]); l < uint32(len(levels)) {
-		level = levels[l]
-	}
 	ptr, n := api.DecodeU32(stack[1]), min(api.DecodeU32(stack[2]), abi.MaxLogLine)
 	in.call.Charge(int64(n) / lineBytesForFuel)
 	b, ok := guest.Memory().Read(ptr, n)
 	if !ok {
 		return
 	}
-	in.output.line(level, b)
+	in.call.Log(api.DecodeU32(stack[0]), b)
+}
+
+// Log implements extism.Caller.
+func (c *call) Log(level uint32, line []byte) {
+	l := slog.LevelError
+	if level < uint32(len(levels)) {
+		l = levels[level]
+	}
+	c.in.output.line(l, line)
+}
+
+// Plugin implements extism.Caller.
+func (c *call) Plugin() *extism.State {
+	if c.in.plugin == nil {
+		panic(errTooEarly)
+	}
+	return c.in.plugin
 }
 
 // Line implements wasi.Caller: standard output and error become lines of the log.

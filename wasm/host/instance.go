@@ -14,6 +14,7 @@ import (
 	"github.com/tetratelabs/wazero/experimental"
 	"github.com/tetratelabs/wazero/sys"
 
+	"github.com/dhowfleet/dhow/wasm/extism"
 	"github.com/dhowfleet/dhow/wasm/host/memory"
 	"github.com/dhowfleet/dhow/wasm/metering"
 	"github.com/dhowfleet/dhow/wasm/wasi"
@@ -30,6 +31,7 @@ type instance struct {
 	globals []api.MutableGlobal // all that the guest may have changed, and what they are reset to
 	values  []uint64
 	world   wasi.State
+	plugin  *extism.State // of an Extism plug-in
 
 	emitted []emit // of the call in flight
 	dropped uint64
@@ -115,6 +117,9 @@ func (in *instance) reset() bool {
 		g.Set(in.values[i])
 	}
 	in.world.Reset()
+	if in.plugin != nil {
+		in.plugin.Reset()
+	}
 	return in.memory.Restore(in.guest.Memory())
 }
 
@@ -132,6 +137,9 @@ func (in *instance) discard() {
 		_ = in.guest.Close(context.Background())
 	}
 	in.world.Close()
+	if in.plugin != nil {
+		in.plugin.Close()
+	}
 	in.memory.Free()
 	m := in.module
 	m.mu.Lock()

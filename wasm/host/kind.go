@@ -1,6 +1,7 @@
 package host
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/tetratelabs/wazero"
@@ -11,22 +12,40 @@ import (
 // Kind is how a module takes requests and gives answers.
 type Kind uint8
 
-// The kinds. The first is the contract of wasm/abi.
+// The kinds. The first is the contract of wasm/abi. The others are for programs that know nothing of it; they are slower,
+// because every request and answer is copied and written in a form of its own, and a command starts anew for each.
 const (
 	Reactor Kind = iota
+	Extism       // a plug-in made with one of Extism's kits
+	Command      // a WASI program that reads standard input and writes standard output
 )
 
+var kinds = [...]string{Reactor: "dhow", Extism: "extism", Command: "command"}
+
 func (k Kind) String() string {
-	if k == Reactor {
-		return "reactor"
+	if int(k) < len(kinds) {
+		return kinds[k]
 	}
 	return "unknown"
 }
 
+// dataError is the number with which a program says that the request is at fault and not the program: EX_DATAERR of
+// sysexits.h.
+const dataError = 65
+
 // protocol returns what the module's kind decides.
 func (o *Options) protocol() (protocolOf, error) {
-	if o.Kind == Reactor {
+	switch {
+	case o.Kind == Reactor:
 		return reactor{}, nil
+	case o.State == Keep:
+		return nil, fmt.Errorf("a module of the kind %s cannot keep its state; leave state out of bundle.yaml", o.Kind)
+	case o.Kind == Command:
+		return command{o.Format}, nil
+	case o.Kind == Extism && o.Function == "":
+		return nil, errors.New("an Extism plug-in needs function in bundle.yaml, the name of what it exports")
+	case o.Kind == Extism:
+		return plugin{o.Format, o.Function}, nil
 	}
 	return nil, fmt.Errorf("there is no module kind %d", o.Kind)
 }
