@@ -91,7 +91,7 @@ func TestBatchesOfAnySize(t *testing.T) {
 			}
 		}
 	}
-	large := append([][]tensor.Tensor{payload(40 << 20), {{Name: "no datatype"}}}, batch("small")...)
+	large := append([][]tensor.Tensor{bytesOf(40 << 20), {{Name: "no datatype"}}}, batch("small")...)
 	answers := m.Batch(context.Background(), large, nil)
 	var guestErr *GuestError
 	for i := range 2 {

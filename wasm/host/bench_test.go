@@ -38,7 +38,7 @@ func module(t testing.TB, g *wasmtest.Guest, o Options) *Module {
 	return m
 }
 
-func payload(size int) []tensor.Tensor {
+func bytesOf(size int) []tensor.Tensor {
 	return []tensor.Tensor{{Name: "x", Datatype: tensor.Uint8, Shape: []int64{int64(size)}, Data: make([]byte, size)}}
 }
 
@@ -50,7 +50,7 @@ func TestAViewAllocatesNothing(t *testing.T) {
 	defer cancel()
 	for _, o := range []Options{{}, {State: Keep}, {Limits: Limits{Fuel: 1 << 40}}} {
 		m := module(t, echo(1), o)
-		in := payload(4096)
+		in := bytesOf(4096)
 		if n := testing.AllocsPerRun(100, func() {
 			if err := m.View(ctx, in, nil, nothing); err != nil {
 				t.Fatal(err)
@@ -69,7 +69,7 @@ func BenchmarkView(b *testing.B) {
 	}{{4 << 10, 1, Keep}, {4 << 10, 1, Reset}, {602112, 11, Keep}, {602112, 11, Reset}, {4 << 10, 64, Reset}} {
 		b.Run(fmt.Sprintf("%dB %dKiB state %d", c.size, c.pages*64, c.state), func(b *testing.B) {
 			m := module(b, echo(c.pages), Options{State: c.state})
-			in := payload(c.size)
+			in := bytesOf(c.size)
 			b.ReportAllocs()
 			for b.Loop() {
 				if err := m.View(context.Background(), in, nil, nothing); err != nil {
@@ -124,7 +124,7 @@ func BenchmarkMeter(b *testing.B) {
 }
 
 func benchmark(b *testing.B, m *Module, size int) {
-	in := payload(size)
+	in := bytesOf(size)
 	b.ReportAllocs()
 	b.SetBytes(int64(size))
 	for b.Loop() {

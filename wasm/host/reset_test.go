@@ -188,7 +188,7 @@ func TestAViewIsWhereTheAnswerLies(t *testing.T) {
 	m := module(t, echo(1), Options{Instances: 1})
 	own := errors.New("not to my liking")
 	var seen []byte
-	err := m.View(context.Background(), payload(16), nil, func(out []tensor.Tensor) error {
+	err := m.View(context.Background(), bytesOf(16), nil, func(out []tensor.Tensor) error {
 		seen = out[0].Data
 		seen[0] = 7
 		return own
@@ -205,9 +205,9 @@ func TestAViewIsWhereTheAnswerLies(t *testing.T) {
 				t.Error("the panic was swallowed")
 			}
 		}()
-		_ = m.View(context.Background(), payload(16), nil, func([]tensor.Tensor) error { panic("so") })
+		_ = m.View(context.Background(), bytesOf(16), nil, func([]tensor.Tensor) error { panic("so") })
 	}()
-	if out, err := m.Process(context.Background(), payload(16), nil); err != nil || len(out[0].Data) != 16 {
+	if out, err := m.Process(context.Background(), bytesOf(16), nil); err != nil || len(out[0].Data) != 16 {
 		t.Errorf("after a panic: %v", err)
 	}
 	if s := m.Stats(); s.Discarded != 1 || s.Started != 2 {
@@ -218,12 +218,12 @@ func TestAViewIsWhereTheAnswerLies(t *testing.T) {
 // TestAResultIsTheCallers: later calls and what the caller does to it cannot be seen by one another.
 func TestAResultIsTheCallers(t *testing.T) {
 	m := module(t, echo(1), Options{Instances: 1})
-	in := append(payload(16), tensor.FromFloat32("y", []int64{2, 1}, []float32{1, 2}), tensor.Tensor{Name: "s", Datatype: tensor.Uint8, Data: []byte{5}})
+	in := append(bytesOf(16), tensor.FromFloat32("y", []int64{2, 1}, []float32{1, 2}), tensor.Tensor{Name: "s", Datatype: tensor.Uint8, Data: []byte{5}})
 	first, err := m.Process(context.Background(), in, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := m.Process(context.Background(), payload(3), nil)
+	other, err := m.Process(context.Background(), bytesOf(3), nil)
 	if err != nil || len(other) != 1 {
 		t.Fatal(other, err)
 	}
