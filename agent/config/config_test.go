@@ -3,6 +3,7 @@ package config
 import (
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -39,7 +40,7 @@ func TestEachSourceOverrulesTheOneBefore(t *testing.T) {
 	}
 	want := Default()
 	want.Server, want.Name, want.ReportInterval, want.MaxBody, want.DisableQUIC, want.Threads = "a:1", "from-env", 5*time.Second, 1<<20, true, 3
-	if c != want {
+	if !reflect.DeepEqual(c, want) {
 		t.Fatalf("%+v\nwant %+v", c, want)
 	}
 }
@@ -102,6 +103,8 @@ func TestValidate(t *testing.T) {
 		{"outbox-bytes", func(c *Config) { c.OutboxBytes = 1 }},
 		{"threads", func(c *Config) { c.Threads = -1 }},
 		{"log-level", func(c *Config) { c.LogLevel = "loud" }},
+		{"", func(c *Config) { c.WasmAllow = []string{"files", "clock"} }},
+		{`wasm-allow "network"`, func(c *Config) { c.WasmAllow = []string{"network"} }},
 	} {
 		c := Default()
 		c.Server = "manager:8443"

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 
 	"github.com/dhowfleet/dhow/agent/access"
 )
@@ -35,12 +37,17 @@ type Serving struct {
 	Threads     int    // of one request in the model; zero: one
 	Concurrency int    // requests that compute at a time; zero: one a core
 
+	WasmAllow []string // what modules get that ask for it, of WasmGrants; otherwise they compute and nothing else
+
 	MaxBody       int64 // bytes of one request
 	ResponseCache int64 // bytes of answers that are kept for models that want it; 0: none
 	ModelMemory   int64 // bytes that all models may take; 0: what the machine can spare
 
 	LogLevel string
 }
+
+// WasmGrants are what a WASM module can ask for beyond computing.
+var WasmGrants = []string{"clock", "random", "files"}
 
 func defaultServing() Serving {
 	return Serving{Listen: HabitHTTP, MaxBody: 64 << 20, LogLevel: "info"}
@@ -61,6 +68,7 @@ func (s *Serving) settings() []Setting {
 		{"onnxruntime", "path of the ONNX Runtime library (default: looked for beside the program)", (*text)(&s.OnnxRuntime)},
 		{"threads", "threads of one request in a model (0: one)", (*number)(&s.Threads)},
 		{"concurrency", "requests that compute at a time (0: one a core)", (*number)(&s.Concurrency)},
+		{"wasm-allow", "what WASM modules get that ask for it: clock, random, files (of their bundle); default: nothing", (*list)(&s.WasmAllow)},
 		{"max-body", "largest request", (*size)(&s.MaxBody)},
 		{"response-cache", "memory for answers that are given again, to models that ask for it (0: none)", (*size)(&s.ResponseCache)},
 		{"model-memory", "memory that all models may take (0: what the machine can spare)", (*size)(&s.ModelMemory)},
@@ -106,6 +114,11 @@ func (s *Serving) validate() error {
 	for _, a := range s.Addresses() {
 		if err := access.CheckListen(a.Address, s.TLSCertificate != "", s.ServingKeys != ""); err != nil {
 			return fmt.Errorf("%s: %w", a.Name, err)
+		}
+	}
+	for _, a := range s.WasmAllow {
+		if !slices.Contains(WasmGrants, a) {
+			return fmt.Errorf("wasm-allow %q is none of %s", a, strings.Join(WasmGrants, ", "))
 		}
 	}
 	for _, n := range []struct {
