@@ -170,13 +170,13 @@ func (a *Agent) reconciler(ctx context.Context, d Deps, fetch apply.Fetcher) (*a
 		engine = onnxruntime.New(a.config.OnnxRuntime)
 	}
 	cache := filepath.Join(a.config.Data, "wasm-cache")
-	wasm, err := host.NewRuntime(ctx, host.Config{CacheDir: cache, Logger: a.log, Compiler: d.Compiler})
+	wasm, err := host.NewRuntime(ctx, host.Config{CacheDir: cache, Logger: a.log, Compiler: d.Compiler, Policy: a.config.WasmPolicy()})
 	if err != nil {
 		return nil, err
 	}
 	m := &models{
-		engine: engine, wasm: wasm, places: a.server.Places, responses: a.server.Responses, threads: a.config.Threads,
-		library: a.config.OnnxRuntime, cache: cache, probe: d.ProbeCommand, memory: a.server.Memory, log: a.log,
+		engine: engine, wasm: wasm, places: a.server.Places, responses: a.server.Responses, threads: a.config.Threads, concurrency: a.config.Concurrency,
+		library: a.config.OnnxRuntime, cache: cache, policy: a.config.WasmPolicy(), probe: d.ProbeCommand, memory: a.server.Memory, log: a.log,
 		tried: map[string]int64{},
 	}
 	return apply.New(ctx, apply.Deps{

@@ -36,7 +36,9 @@ type models struct {
 	places         *serving.Places
 	responses      *responsecache.Cache // nil: no answer is given again
 	threads        int
+	concurrency    int // requests that compute at a time; 0: one a core
 	library, cache string
+	policy         host.Policy
 	probe          []string
 	memory         *memory.Account
 	log            *slog.Logger
@@ -55,7 +57,7 @@ func (m *models) try(ctx context.Context, dir string, spec *bundle.Spec) (apply.
 	}
 	r, err := probe.Run(ctx, probe.Request{
 		Dir: dir, MemoryBytes: spec.Budgets.Memory, Wall: spec.Budgets.Load + bundle.MaxGoldens*spec.Budgets.Infer/4 + probeMargin,
-		Library: m.library, WasmCache: m.cache, Command: m.probe,
+		Library: m.library, WasmCache: m.cache, WasmPolicy: m.policy, Command: m.probe,
 	})
 	if err != nil {
 		return apply.Verdict{}, err
@@ -125,7 +127,7 @@ func (m *models) open(ctx context.Context, dir string, spec *bundle.Spec, served
 			grant.Release()
 		}
 	}()
-	deps := pipeline.Deps{Engine: m.engine, Wasm: m.wasm, Model: inference.Options{Threads: m.threads}, Logger: m.log}
+	deps := pipeline.Deps{Engine: m.engine, Wasm: m.wasm, Model: inference.Options{Threads: m.threads}, Instances: m.concurrency, Logger: m.log}
 	if b := spec.Batching; b != nil {
 		deps.Batching = &batching.Options{
 			Places: m.places, MaxBatch: b.Max, Preferred: b.Preferred, MaxDelay: b.Delay, MaxQueue: spec.Queue,

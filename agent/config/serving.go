@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/dhowfleet/dhow/agent/access"
+	"github.com/dhowfleet/dhow/wasm/host"
 )
 
 // Off, as an address, is no listener.
@@ -73,6 +74,15 @@ func (s *Serving) settings() []Setting {
 		{"response-cache", "memory for answers that are given again, to models that ask for it (0: none)", (*size)(&s.ResponseCache)},
 		{"model-memory", "memory that all models may take (0: what the machine can spare)", (*size)(&s.ModelMemory)},
 		{"log-level", "debug, info, warn or error", (*text)(&s.LogLevel)},
+	}
+}
+
+// WasmPolicy is what WASM modules may be granted.
+func (s *Serving) WasmPolicy() host.Policy {
+	return host.Policy{
+		Clock:  slices.Contains(s.WasmAllow, "clock"),
+		Random: slices.Contains(s.WasmAllow, "random"),
+		Files:  slices.Contains(s.WasmAllow, "files"),
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/dhowfleet/dhow/agent/inference"
 	"github.com/dhowfleet/dhow/agent/statistics"
@@ -32,15 +33,38 @@ func (p *Pipeline) Infer(ctx context.Context, in []tensor.Tensor, wanted []strin
 		}
 	}
 	timing := statistics.Of(ctx)
-	if p.pre != nil {
+	switch {
+	case p.pre == nil:
+		return p.answer(ctx, in, wanted, sink, timing)
+	case p.batching != nil:
+		// A request that waits for its batch must not hold an instance of the step.
 		out, took, err := p.process(ctx, p.pre, in, sink, timing)
 		if err != nil {
 			return nil, p.wasm(p.pre, err)
 		}
-		if in = out; timing != nil {
+		if timing != nil {
 			timing.Input += took
 		}
+		return p.answer(ctx, out, wanted, sink, timing)
 	}
+	var answer []tensor.Tensor
+	var failed error
+	start := time.Now()
+	err := p.pre.module.View(ctx, in, sink, func(out []tensor.Tensor) error {
+		if timing != nil {
+			timing.Input += time.Since(start)
+		}
+		answer, failed = p.answer(ctx, out, wanted, sink, timing)
+		return nil
+	})
+	if err != nil {
+		return nil, p.wasm(p.pre, err)
+	}
+	return answer, failed
+}
+
+// answer runs the model and the step after it on what the step before it returned.
+func (p *Pipeline) answer(ctx context.Context, in []tensor.Tensor, wanted []string, sink host.Sink, timing *statistics.Timing) ([]tensor.Tensor, error) {
 	ask := p.ask
 	if p.post == nil && len(wanted) > 0 {
 		ask = wanted

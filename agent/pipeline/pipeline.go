@@ -156,15 +156,9 @@ func (p *Pipeline) compile(ctx context.Context, deps Deps, dir string, spec *bun
 	if logger != nil {
 		logger = logger.With(slog.String("model", spec.Name), slog.String("version", spec.Version))
 	}
-	module, err := deps.Wasm.Compile(ctx, code, host.Options{
-		Name:          s.Module,
-		Limits:        host.Limits{Memory: s.Memory, Timeout: s.Timeout},
-		Configuration: configuration,
-		Counters:      spec.Counters,
-		Features:      spec.Features,
-		Instances:     deps.Instances,
-		Logger:        logger,
-	})
+	o := Module(dir, spec, s)
+	o.Configuration, o.Instances, o.Logger = configuration, deps.Instances, logger
+	module, err := deps.Wasm.Compile(ctx, code, o)
 	if err != nil {
 		return nil, p.failed(s.Module, telemetry.WasmError, err)
 	}

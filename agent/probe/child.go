@@ -120,7 +120,7 @@ func (t *trial) hold() {
 
 func (t *trial) load(ctx context.Context) error {
 	start := time.Now()
-	wasm, err := host.NewRuntime(ctx, host.Config{CacheDir: t.request.WasmCache})
+	wasm, err := host.NewRuntime(ctx, host.Config{CacheDir: t.request.WasmCache, Policy: t.request.WasmPolicy})
 	if err != nil {
 		return &failure{reason: WasmFailed, message: "the WASM runtime cannot be started", detail: err.Error()}
 	}

@@ -25,6 +25,7 @@ import (
 	"github.com/dhowfleet/dhow/agent/inference"
 	"github.com/dhowfleet/dhow/models/bundle"
 	"github.com/dhowfleet/dhow/wasm/confine"
+	"github.com/dhowfleet/dhow/wasm/host"
 )
 
 // The reasons of a Result that is not OK.
@@ -57,6 +58,8 @@ type Request struct {
 	// shared with the agent, "" for none.
 	Library   string `json:"library,omitempty"`
 	WasmCache string `json:"wasmCache,omitempty"`
+	// WasmPolicy is what the bundle's modules may be granted.
+	WasmPolicy host.Policy `json:"wasmPolicy"`
 	// Command starts the child; empty means this program with the argument "probe".
 	Command []string `json:"-"`
 }

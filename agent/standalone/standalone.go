@@ -68,7 +68,7 @@ func New(ctx context.Context, c config.Repository, d Deps) (_ *Agent, err error)
 	if engine == nil {
 		engine = onnxruntime.New(c.OnnxRuntime)
 	}
-	wasm, err := host.NewRuntime(ctx, host.Config{CacheDir: c.Cache, Logger: d.Logger, Compiler: d.Compiler})
+	wasm, err := host.NewRuntime(ctx, host.Config{CacheDir: c.Cache, Logger: d.Logger, Compiler: d.Compiler, Policy: c.WasmPolicy()})
 	if err != nil {
 		return nil, err
 	}

@@ -84,6 +84,9 @@ type Config struct {
 	Logger     *slog.Logger
 	// Compiler compiles what is not in the cache; nil means that this process does. A process that serves wants one.
 	Compiler Compiler
+	// Policy is what modules may be granted. Options.Grants beyond it are refused, so that a module that needs them fails
+	// when it is loaded, and not by wrong results.
+	Policy Policy
 }
 
 // Limits of one module.
@@ -170,13 +173,14 @@ func (l *Limits) complete() error {
 type Runtime struct {
 	cache     *cache   // nil without a directory
 	compiler  Compiler // nil: this process compiles
+	policy    Policy
 	logger    *slog.Logger
 	compiling chan struct{} // one at a time: compiling takes a core and hundreds of megabytes
 }
 
 // NewRuntime makes a Runtime; the cache directory is created when it is first written to.
 func NewRuntime(_ context.Context, config Config) (*Runtime, error) {
-	r := &Runtime{logger: config.Logger, compiler: config.Compiler, compiling: make(chan struct{}, 1)}
+	r := &Runtime{logger: config.Logger, compiler: config.Compiler, policy: config.Policy, compiling: make(chan struct{}, 1)}
 	if r.logger == nil {
 		r.logger = slog.New(slog.DiscardHandler)
 	}
@@ -217,6 +221,9 @@ func (r *Runtime) compile(ctx context.Context, code []byte, options Options) (*M
 	}
 	kind, err := options.protocol()
 	if err != nil {
+		return nil, err
+	}
+	if err := r.policy.permits(options.Grants); err != nil {
 		return nil, err
 	}
 	if len(options.Configuration) > abi.MaxConfiguration {

@@ -62,6 +62,14 @@ func (c *call) begin(ctx context.Context, timeout time.Duration, budget int64) {
 	}
 }
 
+// extend gives the guest time that others took. The request's own deadline stays: guests look at it through Err.
+func (c *call) extend(by time.Duration) {
+	c.began, c.looked = c.began+by, c.looked+by
+	if c.deadline < math.MaxInt64-by {
+		c.deadline += by
+	}
+}
+
 // used is the fuel that the call took up to now.
 func (c *call) used() int64 {
 	if c.fuel == nil {

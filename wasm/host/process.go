@@ -24,7 +24,7 @@ type Usage struct {
 // The error is a *GuestError, or matches ErrDeadline, ErrFuel, ErrStack, ErrTrap or ErrClosed, or is the context's.
 func (m *Module) Process(ctx context.Context, in []tensor.Tensor, sink Sink) ([]tensor.Tensor, error) {
 	var out []tensor.Tensor
-	err := m.call(ctx, in, sink, nil, func(answer []tensor.Tensor) error {
+	err := m.call(ctx, in, sink, nil, false, func(answer []tensor.Tensor) error {
 		out = clone(answer)
 		return nil
 	})
@@ -35,16 +35,16 @@ func (m *Module) Process(ctx context.Context, in []tensor.Tensor, sink Sink) ([]
 }
 
 // View is Process without the copy: use sees the result where it lies in the guest's memory. It must not change it or
-// keep any of it, and should be quick: it holds an instance, and its time counts as the guest's. Its error is View's.
+// keep any of it. It holds an instance meanwhile; its time does not count as the guest's. Its error is View's.
 func (m *Module) View(ctx context.Context, in []tensor.Tensor, sink Sink, use func([]tensor.Tensor) error) error {
-	return m.call(ctx, in, sink, nil, use)
+	return m.call(ctx, in, sink, nil, true, use)
 }
 
 // Measure is Process and says what the call took, also when it failed.
 func (m *Module) Measure(ctx context.Context, in []tensor.Tensor, sink Sink) ([]tensor.Tensor, Usage, error) {
 	var out []tensor.Tensor
 	var usage Usage
-	err := m.call(ctx, in, sink, &usage, func(answer []tensor.Tensor) error {
+	err := m.call(ctx, in, sink, &usage, false, func(answer []tensor.Tensor) error {
 		out = clone(answer)
 		return nil
 	})
@@ -72,8 +72,8 @@ func clone(ts []tensor.Tensor) []tensor.Tensor {
 	return out
 }
 
-// call runs one request. usage may be nil.
-func (m *Module) call(ctx context.Context, list []tensor.Tensor, sink Sink, usage *Usage, use func([]tensor.Tensor) error) error {
+// call runs one request. usage may be nil. lent says that use may take its time.
+func (m *Module) call(ctx context.Context, list []tensor.Tensor, sink Sink, usage *Usage, lent bool, use func([]tensor.Tensor) error) error {
 	size, err := m.kind.size(list)
 	if err != nil {
 		return &GuestError{Input: true, Message: err.Error()}
@@ -96,7 +96,11 @@ func (m *Module) call(ctx context.Context, list []tensor.Tensor, sink Sink, usag
 	in.call.begin(ctx, m.limits.Timeout, m.limits.Fuel)
 	out, failed := in.speaks.ask(list, size)
 	var verdict error
-	if failed == nil {
+	if failed == nil && lent {
+		since := now()
+		verdict = use(out)
+		in.call.extend(now() - since)
+	} else if failed == nil {
 		verdict = use(out)
 	} else if isGuestError(failed) {
 		verdict, failed = failed, nil
