@@ -14,7 +14,9 @@ import (
 	"github.com/tetratelabs/wazero/api"
 	"github.com/tetratelabs/wazero/imports/wasi_snapshot_preview1"
 
+	"github.com/dhowfleet/dhow/wasm/abi"
 	"github.com/dhowfleet/dhow/wasm/examples/kernels"
+	"github.com/dhowfleet/dhow/wasm/metering"
 )
 
 // Bounds on the time over plain wazero.
@@ -148,15 +150,25 @@ type way struct {
 var ways = []way{
 	{"plain", func(ctx context.Context, code []byte) (*running, error) { return start(ctx, code, false) }},
 	{"CloseOnContextDone", func(ctx context.Context, code []byte) (*running, error) { return start(ctx, code, true) }},
+	{"trap", func(ctx context.Context, code []byte) (*running, error) {
+		r, _, err := startMetered(ctx, code, metering.Trap, 0)
+		return r, err
+	}},
+	{"yield", func(ctx context.Context, code []byte) (*running, error) {
+		r, _, err := startMetered(ctx, code, metering.Yield, quantum)
+		return r, err
+	}},
 }
 
 // running is a module that was instantiated.
 type running struct {
-	ctx     context.Context
-	runtime wazero.Runtime
-	module  api.Module
-	before  func() // each call, nil for nothing
-	cancel  context.CancelFunc
+	ctx      context.Context
+	cancel   context.CancelFunc
+	runtime  wazero.Runtime
+	compiled wazero.CompiledModule
+	module   api.Module
+	started  func() error // before anything of a new instance runs, nil for nothing
+	before   func()       // each call, nil for nothing
 }
 
 // start instantiates a module with wazero alone. Where it is to end with its context, the context has a deadline, as a
@@ -170,16 +182,57 @@ func start(ctx context.Context, code []byte, closing bool) (*running, error) {
 	return r, r.instantiate(code)
 }
 
+// instantiate compiles a module and starts the first instance.
 func (r *running) instantiate(code []byte) error {
-	if _, err := wasi_snapshot_preview1.Instantiate(r.ctx, r.runtime); err != nil {
-		return err
+	err := r.compile(code)
+	if err == nil {
+		err = r.again()
 	}
-	var err error
-	r.module, err = r.runtime.InstantiateWithConfig(r.ctx, code, wazero.NewModuleConfig().WithName("").WithStartFunctions("_initialize"))
 	if err != nil {
 		r.close()
 	}
 	return err
+}
+
+func (r *running) compile(code []byte) error {
+	if _, err := wasi_snapshot_preview1.Instantiate(r.ctx, r.runtime); err != nil {
+		return err
+	}
+	i32, i64, f64 := api.ValueTypeI32, api.ValueTypeI64, api.ValueTypeF64
+	ignore := api.GoModuleFunc(func(context.Context, api.Module, []uint64) {})
+	if _, err := r.runtime.NewHostModuleBuilder(abi.HostModule).
+		NewFunctionBuilder().WithGoModuleFunction(ignore, []api.ValueType{i32, i32, f64}, nil).Export(abi.ImportEmitFeature).
+		NewFunctionBuilder().WithGoModuleFunction(ignore, []api.ValueType{i32, i32, i64}, nil).Export(abi.ImportEmitCount).
+		NewFunctionBuilder().WithGoModuleFunction(ignore, []api.ValueType{i32, i32, i32}, nil).Export(abi.ImportLog).
+		Instantiate(r.ctx); err != nil {
+		return err
+	}
+	var err error
+	r.compiled, err = r.runtime.CompileModule(r.ctx, code)
+	return err
+}
+
+// again starts a new instance in the place of the one before.
+func (r *running) again() error {
+	if r.module != nil {
+		if err := r.module.Close(r.ctx); err != nil {
+			return err
+		}
+	}
+	var err error
+	r.module, err = r.runtime.InstantiateModule(r.ctx, r.compiled, wazero.NewModuleConfig().WithName("").WithStartFunctions())
+	if err != nil {
+		return err
+	}
+	if r.started != nil {
+		if err := r.started(); err != nil {
+			return err
+		}
+	}
+	if r.module.ExportedFunction(abi.ExportInitialize) == nil {
+		return nil
+	}
+	return r.function(abi.ExportInitialize)(nil)
 }
 
 // function returns an export, to be called with its parameters in the slice that takes its results.

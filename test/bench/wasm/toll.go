@@ -29,7 +29,7 @@ func (b *bench) tollTable(ctx context.Context) error {
 	var names []string
 	var took [2][]time.Duration
 	for i, size := range []int{small, large} {
-		echoes, err := echoes(ctx, size)
+		echoes, err := b.echoes(ctx, size)
 		if err != nil {
 			return err
 		}
@@ -83,13 +83,13 @@ const (
 	extismSDK   = "Extism's SDK"
 )
 
-func echoes(ctx context.Context, size int) ([]echo, error) {
+func (b *bench) echoes(ctx context.Context, size int) ([]echo, error) {
 	data := make([]byte, size)
 	for i := range data {
 		data[i] = byte(i * 7)
 	}
 	var all []echo
-	for _, make := range []func(context.Context, []byte) ([]echo, error){ownEchoes, wazeroEcho, extismEchoes, commandEchoes} {
+	for _, make := range []func(context.Context, []byte) ([]echo, error){b.ownEchoes, wazeroEcho, extismEchoes, commandEchoes} {
 		some, err := make(ctx, data)
 		if err != nil {
 			for _, e := range all {
@@ -104,33 +104,55 @@ func echoes(ctx context.Context, size int) ([]echo, error) {
 
 var errOther = errors.New("what comes back is not what was sent")
 
-func ownEchoes(ctx context.Context, data []byte) ([]echo, error) {
-	m, err := compileEcho(ctx, len(data))
+func (b *bench) ownEchoes(ctx context.Context, data []byte) ([]echo, error) {
+	code, err := b.goEcho(ctx)
 	if err != nil {
 		return nil, err
 	}
+	byHand := echoGuest(pagesFor(len(data)))
+	var modules []*host.Module
+	for _, c := range []struct {
+		code  []byte
+		state host.State
+	}{{byHand, host.Keep}, {byHand, host.Reset}, {code, host.Reset}} {
+		m, err := b.compile(ctx, c.code, host.Options{Name: "echo", State: c.state, Limits: host.Limits{Timeout: time.Minute}})
+		if err != nil {
+			return nil, err
+		}
+		modules = append(modules, m)
+	}
 	in := []tensor.Tensor{{Name: "x", Datatype: tensor.Uint8, Shape: []int64{int64(len(data))}, Data: data}}
+	check := func(out []tensor.Tensor) error {
+		if len(out) != 1 || len(out[0].Data) != len(data) {
+			return errOther
+		}
+		return nil
+	}
+	kept, reset, inGo := modules[0], modules[1], modules[2]
+	closeAll := func() {
+		for _, m := range modules {
+			_ = m.Close()
+		}
+	}
+	view := func(m *host.Module) func() error {
+		return func() error { return m.View(ctx, in, nil, check) }
+	}
 	return []echo{
+		{ownBorrowed, view(kept), closeAll},
 		{"own contract, result copied", func() error {
-			out, err := m.Process(ctx, in, nil)
-			if err == nil && (len(out) != 1 || len(out[0].Data) != len(data)) {
-				err = errOther
+			out, err := kept.Process(ctx, in, nil)
+			if err != nil {
+				return err
 			}
-			return err
-		}, func() { _ = m.Close() }},
+			return check(out)
+		}, func() {}},
+		{"own contract, result borrowed, reset", view(reset), func() {}},
+		{"own contract, result borrowed, reset, guest in Go", view(inGo), func() {}},
 	}, nil
 }
 
 // pagesFor is how many pages an echo guest needs for a request.
 func pagesFor(size int) uint64 { return uint64(size+2*4096+pageSize-1) / pageSize }
-
-func compileEcho(ctx context.Context, size int) (*host.Module, error) {
-	runtime, err := host.NewRuntime(ctx, host.Config{})
-	if err != nil {
-		return nil, err
-	}
-	return runtime.Compile(ctx, echoGuest(pagesFor(size)), host.Options{Name: "echo", Limits: host.Limits{Timeout: time.Minute}})
-}
 
 // wazeroEcho makes the calls of the contract with wazero alone, as the least that there can be.
 func wazeroEcho(ctx context.Context, data []byte) ([]echo, error) {
