@@ -77,7 +77,7 @@ func newRoot(s streams, getenv func(string) string) *cobra.Command {
 	})
 	root.AddCommand(
 		a.newLogin(), a.newApply(), a.newGet(), a.newDescribe(), a.newWatch(), a.newDelete(),
-		a.newModel(), a.newNode(), a.newToken(), a.newTotals(), a.newInfer(), a.newVersion(), newDemoCommand(),
+		a.newModel(), a.newNode(), a.newToken(), a.newTotals(), a.newInfer(), a.newWasm(), a.newVersion(), newDemoCommand(),
 	)
 	return root
 }
