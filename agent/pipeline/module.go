@@ -5,8 +5,13 @@ import (
 
 	"github.com/dhowfleet/dhow/models/bundle"
 	"github.com/dhowfleet/dhow/wasm/host"
+	"github.com/dhowfleet/dhow/wasm/payload"
 	"github.com/dhowfleet/dhow/wasm/wasi"
 )
+
+var formats = map[bundle.ModuleFormat]payload.Format{
+	bundle.FormatTensors: payload.Tensors, bundle.FormatRaw: payload.Raw, bundle.FormatJSON: payload.JSON,
+}
 
 // Module is how a step of the bundle in dir is run: its limits, what it asks for, what it may emit.
 func Module(dir string, spec *bundle.Spec, s *bundle.Step) host.Options {
@@ -16,6 +21,12 @@ func Module(dir string, spec *bundle.Spec, s *bundle.Step) host.Options {
 		Grants:   wasi.Grants{Clock: s.Clock, Random: s.Random},
 		Counters: spec.Counters,
 		Features: spec.Features,
+	}
+	switch s.Kind {
+	case bundle.KindExtism:
+		o.Kind, o.Function, o.Format = host.Extism, s.Function, formats[s.Format]
+	case bundle.KindCommand:
+		o.Kind, o.Format = host.Command, formats[s.Format]
 	}
 	if s.Keep {
 		o.State = host.Keep
