@@ -21,7 +21,6 @@ import (
 type memory struct {
 	ctx       context.Context
 	functions map[string]api.Function
-	write     func(at uint64, b []byte) // as the host does
 }
 
 func (m *memory) call(t *rapid.T, name string, params ...uint64) uint64 {
