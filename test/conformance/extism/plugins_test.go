@@ -58,7 +58,7 @@ func theirs(t *testing.T, code []byte, function, input, files string) (string, e
 func ours(t *testing.T, code []byte, options host.Options, input string) (string, error) {
 	t.Helper()
 	ctx := context.Background()
-	r, err := host.NewRuntime(ctx, host.Config{})
+	r, err := host.NewRuntime(ctx, host.Config{Policy: host.Everything})
 	if err != nil {
 		t.Fatal(err)
 	}
