@@ -16,6 +16,7 @@ import (
 	"github.com/dhowfleet/dhow/models/bundle"
 	"github.com/dhowfleet/dhow/models/tensor"
 	"github.com/dhowfleet/dhow/wasm/host"
+	"github.com/dhowfleet/dhow/wasm/step"
 )
 
 func (a *app) newWasm() *cobra.Command {
@@ -168,7 +169,7 @@ func (f *wasmFlags) loadBundle(dir string) ([]wasmModule, error) {
 		if f.module != "" && f.module != s.Module.Module {
 			continue
 		}
-		m := wasmModule{name: s.Module.Module, options: optionsOf(&b.Spec, s.Module)}
+		m := wasmModule{name: s.Module.Module, options: step.Options(dir, &b.Spec, s.Module)}
 		if m.code, err = fs.ReadFile(files, s.Module.Module); err != nil {
 			return nil, fmt.Errorf("cannot read the bundle: %w", err)
 		}
@@ -203,17 +204,6 @@ func stagesOf(spec *bundle.Spec) []bundle.Stage {
 		out = append(out, bundle.Stage{Name: "post", Module: spec.Post})
 	}
 	return out
-}
-
-func optionsOf(spec *bundle.Spec, s *bundle.Step) host.Options {
-	o := host.Options{
-		Limits:   host.Limits{Memory: s.Memory, Stack: s.Stack, Table: s.Table, Timeout: s.Timeout, Fuel: s.Fuel},
-		Counters: spec.Counters, Features: spec.Features,
-	}
-	if s.Keep {
-		o.State = host.Keep
-	}
-	return o
 }
 
 // fromGolden makes samples of a bundle's golden ones for a stage that takes nothing but what clients send.

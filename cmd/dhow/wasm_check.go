@@ -84,6 +84,8 @@ type wasmLimits struct {
 	Fuel    int64   `json:"fuel"` // 0: the deadline alone
 	Seconds float64 `json:"deadline_seconds"`
 	State   string  `json:"state"`
+	// Asks are what the module wants of its node beyond computing, as the agent's wasm-allow has it.
+	Asks []string `json:"asks,omitempty"`
 }
 
 type wasmFigure struct {
@@ -164,7 +166,7 @@ func check(ctx context.Context, m *wasmModule) *wasmReport {
 		return r.refuse(fmt.Errorf("cannot make a folder to compile into: %w", err))
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	runtime, err := host.NewRuntime(ctx, host.Config{CacheDir: dir, Logger: m.options.Logger})
+	runtime, err := host.NewRuntime(ctx, host.Config{CacheDir: dir, Logger: m.options.Logger, Policy: host.Everything})
 	if err != nil {
 		return r.refuse(err)
 	}
@@ -220,6 +222,14 @@ func limitsOf(o *host.Options) wasmLimits {
 	}
 	if o.State == host.Keep {
 		l.State = "keep"
+	}
+	for _, a := range []struct {
+		asked bool
+		name  string
+	}{{o.Grants.Clock, "clock"}, {o.Grants.Random, "random"}, {o.Grants.Files != "", "files"}} {
+		if a.asked {
+			l.Asks = append(l.Asks, a.name)
+		}
 	}
 	return l
 }

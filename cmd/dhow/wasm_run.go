@@ -99,7 +99,7 @@ type wasmUsage struct {
 }
 
 func (a *app) wasmRun(ctx context.Context, m *wasmModule, in []tensor.Tensor, log *wasmLog, asJSON bool) error {
-	runtime, err := host.NewRuntime(ctx, host.Config{Logger: m.options.Logger})
+	runtime, err := host.NewRuntime(ctx, host.Config{Logger: m.options.Logger, Policy: host.Everything})
 	if err != nil {
 		return err
 	}

@@ -178,6 +178,10 @@ func (r *wasmReport) print(out io.Writer) {
 		fmt.Fprintf(out, "starts in %s with an image of %s; %s\n", short(time.Duration(c.StartMicros*float64(time.Microsecond))), sizeOf(c.ImageBytes), after)
 		fmt.Fprintf(out, "vector instructions: %s; several requests in one call: %s\n", yes(c.VectorCode), yes(c.TakesBatches))
 	}
+	if len(r.Limits.Asks) > 0 {
+		asks := strings.Join(r.Limits.Asks, ",")
+		fmt.Fprintf(out, "it asks for %s; a node has to grant it: dhow-agent run --wasm-allow %s\n", asks, asks)
+	}
 	if len(r.Samples) > 0 {
 		fmt.Fprintln(out)
 		t := newTable(out, "SAMPLE", "FUEL", "MEMORY", "TIME", "ERROR")

@@ -1,4 +1,4 @@
-package pipeline
+package step
 
 import (
 	"path/filepath"
@@ -21,7 +21,7 @@ func TestAModuleIsRunAsItsBundleSays(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return Module("/bundles/m", &spec, spec.Pre)
+		return Options("/bundles/m", &spec, spec.Pre)
 	}
 	plain := of("")
 	if plain.Name != "p.wasm" || !reflect.DeepEqual(plain.Counters, []string{"seen"}) || !reflect.DeepEqual(plain.Features, []string{"size"}) {

@@ -1,4 +1,7 @@
-package pipeline
+// Package step says how a WASM module is run that a bundle names: it turns what bundle.yaml says of a module into
+// options of package host. It is pure, and the one place where the two meet, so that a module is checked, tried and
+// served under the same bounds.
+package step
 
 import (
 	"path/filepath"
@@ -13,8 +16,8 @@ var formats = map[bundle.ModuleFormat]payload.Format{
 	bundle.FormatTensors: payload.Tensors, bundle.FormatRaw: payload.Raw, bundle.FormatJSON: payload.JSON,
 }
 
-// Module is how a step of the bundle in dir is run: its limits, what it asks for, what it may emit.
-func Module(dir string, spec *bundle.Spec, s *bundle.Step) host.Options {
+// Options are how a step of the bundle in dir is run: its limits, what it asks for, what it may emit.
+func Options(dir string, spec *bundle.Spec, s *bundle.Step) host.Options {
 	o := host.Options{
 		Name:     s.Module,
 		Limits:   host.Limits{Memory: s.Memory, Stack: s.Stack, Table: s.Table, Timeout: s.Timeout, Fuel: s.Fuel},
