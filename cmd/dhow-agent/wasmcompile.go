@@ -1,8 +1,6 @@
 package main
 
 import (
-	"log/slog"
-
 	"github.com/spf13/cobra"
 
 	"github.com/dhowfleet/dhow/wasm/compiler"
@@ -28,8 +26,6 @@ func newWasmCompileCommand() *cobra.Command {
 }
 
 // wasmCompiler starts this program again for each module that is to be compiled.
-func wasmCompiler(log *slog.Logger) *compiler.Child {
-	c := compiler.New(compiler.Limits{}, confine.Self(wasmCompile)...)
-	c.Logger = log
-	return c
+func wasmCompiler() *compiler.Child {
+	return compiler.New(compiler.Limits{}, confine.Self(wasmCompile)...)
 }

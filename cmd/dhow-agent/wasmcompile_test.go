@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"log/slog"
 	"os"
 	"strings"
 	"testing"
@@ -21,7 +20,7 @@ func TestMain(m *testing.M) {
 }
 
 func TestTheProgramCompilesInAChildOfItsOwn(t *testing.T) {
-	r, err := host.NewRuntime(t.Context(), host.Config{CacheDir: t.TempDir(), Compiler: wasmCompiler(slog.New(slog.DiscardHandler))})
+	r, err := host.NewRuntime(t.Context(), host.Config{CacheDir: t.TempDir(), Compiler: wasmCompiler()})
 	if err != nil {
 		t.Fatal(err)
 	}

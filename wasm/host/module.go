@@ -8,7 +8,6 @@ import (
 
 	"github.com/tetratelabs/wazero"
 
-	"github.com/dhowfleet/dhow/wasm/host/lines"
 	"github.com/dhowfleet/dhow/wasm/host/memory"
 	"github.com/dhowfleet/dhow/wasm/metering"
 	"github.com/dhowfleet/dhow/wasm/wasi"
@@ -26,7 +25,7 @@ type Module struct {
 	configuration []byte
 	features      map[string]string // name to itself, so that a guest's bytes become a string without a copy
 	counters      map[string]string
-	lines         *lines.Log
+	lines         *lines
 
 	compilation wazero.CompilationCache // nil where there is none
 	runtime     wazero.Runtime
@@ -89,7 +88,7 @@ func (m *Module) Stats() Stats {
 	defer m.mu.Unlock()
 	s := m.stats
 	s.Idle = len(m.idle)
-	s.DroppedLines = m.lines.Dropped()
+	s.DroppedLines = m.lines.dropped.Load()
 	return s
 }
 

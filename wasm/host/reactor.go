@@ -9,7 +9,6 @@ import (
 
 	"github.com/dhowfleet/dhow/models/tensor"
 	"github.com/dhowfleet/dhow/wasm/abi"
-	"github.com/dhowfleet/dhow/wasm/host/lines"
 )
 
 // reactor is the kind of modules that keep the contract of wasm/abi.
@@ -104,7 +103,7 @@ func (g *reactorGuest) configure(configuration []byte) error {
 		return err
 	}
 	if answer != 0 {
-		return fmt.Errorf("%w: it refuses its configuration%s", ErrTrap, g.in.output.Said())
+		return fmt.Errorf("%w: it refuses its configuration%s", ErrTrap, g.in.output.said())
 	}
 	return nil
 }
@@ -230,5 +229,5 @@ func refusal(status abi.Status, payload []byte) error {
 	if status == abi.StatusTensors {
 		return nil
 	}
-	return &GuestError{Input: status == abi.StatusInputError, Message: lines.Sentence(payload, abi.MaxMessage)}
+	return &GuestError{Input: status == abi.StatusInputError, Message: sentence(payload, abi.MaxMessage)}
 }

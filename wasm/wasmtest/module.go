@@ -330,10 +330,15 @@ func (m *Module) Bytes() []byte { return Join(m.Sections()...) }
 
 // Join puts sections behind the header.
 func Join(sections ...Section) []byte {
-	out := []byte(Header)
+	size := len(Header)
+	for _, s := range sections {
+		size += 1 + binary.MaxVarintLen64 + len(s.Content)
+	}
+	out := append(make([]byte, 0, size), Header...)
 	for _, s := range sections {
 		out = append(out, s.ID)
-		out = append(out, sized(s.Content)...)
+		out = binary.AppendUvarint(out, uint64(len(s.Content)))
+		out = append(out, s.Content...)
 	}
 	return out
 }
@@ -364,8 +369,18 @@ func join[B ~[]byte](parts ...B) []byte {
 	return out
 }
 
-func vector(parts ...[]byte) []byte { return append(uleb(uint64(len(parts))), join(parts...)...) }
+func vector(parts ...[]byte) []byte {
+	size := binary.MaxVarintLen64
+	for _, p := range parts {
+		size += len(p)
+	}
+	out := binary.AppendUvarint(make([]byte, 0, size), uint64(len(parts)))
+	for _, p := range parts {
+		out = append(out, p...)
+	}
+	return out
+}
 
-func sized(b []byte) []byte { return append(uleb(uint64(len(b))), b...) }
+func sized(b []byte) []byte { return join(uleb(uint64(len(b))), b) }
 
 func text(s string) []byte { return sized([]byte(s)) }

@@ -1,0 +1,83 @@
+// Table runs the hostile modules of test/hostile and prints what became of each, with times.
+//
+//	go run ./test/hostile/table [-o docs/wasm-hostile.md] [-run NAME]
+//
+// With -o it writes the document, which holds no times, so that it is the same on every machine. Modules without an end
+// are run twice: with a budget of fuel, which gives the verdict, and with a deadline of 50 ms alone, which gives the
+// overshoot: how much later than that the error was there, the reset of the instance included. The exit status is 1 when
+// a verdict is not the table's. Everything runs one after the other in this process.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"time"
+
+	"github.com/dhowfleet/dhow/test/hostile"
+	"github.com/dhowfleet/dhow/wasm/host"
+)
+
+const deadline = 50 * time.Millisecond
+
+func main() {
+	out := flag.String("o", "", "write the document to this file")
+	only := flag.String("run", "", "run only modules whose name contains this")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	wrong, err := run(ctx, *only)
+	if err == nil && *out != "" {
+		err = os.WriteFile(*out, []byte(hostile.Document(hostile.Cases())), 0o644)
+	}
+	switch {
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "hostile:", err)
+		os.Exit(2)
+	case wrong > 0:
+		fmt.Printf("%d verdicts are not the table's\n", wrong)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, only string) (wrong int, err error) {
+	r, err := host.NewRuntime(ctx, host.Config{})
+	if err != nil {
+		return 0, err
+	}
+	limits := hostile.Limits
+	limits.Fuel, limits.Timeout = 0, deadline
+	var longest time.Duration
+	ran := 0
+	fmt.Println("| module | kind | verdict | took | over the deadline |\n|--|--|--|--:|--:|")
+	for _, c := range hostile.Cases() {
+		if err := ctx.Err(); err != nil {
+			return wrong, err
+		}
+		if !strings.Contains(c.Name, only) {
+			continue
+		}
+		ran++
+		o := hostile.Run(ctx, r, &c, hostile.Limits, nil)
+		verdict, over := o.Verdict.String(), "-"
+		if o.Verdict != c.Want {
+			verdict += fmt.Sprintf(", WANTED %s: %v", c.Want, o.Err)
+			wrong++
+		}
+		if c.Endless() {
+			late := hostile.Run(ctx, r, &c, limits, nil)
+			if late.What != hostile.Deadline {
+				verdict += fmt.Sprintf(", and WITHOUT FUEL %s: %v", late.Verdict, late.Err)
+				wrong++
+			}
+			longest = max(longest, late.Took-deadline)
+			over = (late.Took - deadline).Round(10 * time.Microsecond).String()
+		}
+		fmt.Printf("| %s | %s | %s | %s | %s |\n", c.Name, c.Kind, verdict, o.Took.Round(10*time.Microsecond), over)
+	}
+	fmt.Printf("\n%d modules, the longest overshoot of a deadline of %s is %s (goal 2ms)\n", ran, deadline, longest.Round(10*time.Microsecond))
+	return wrong, nil
+}
