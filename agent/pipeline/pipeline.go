@@ -33,6 +33,7 @@ import (
 	"github.com/dhowfleet/dhow/models/bundle"
 	"github.com/dhowfleet/dhow/models/tensor"
 	"github.com/dhowfleet/dhow/wasm/host"
+	wasmstep "github.com/dhowfleet/dhow/wasm/step"
 )
 
 // Deps are what all pipelines of a process share.
@@ -156,7 +157,7 @@ func (p *Pipeline) compile(ctx context.Context, deps Deps, dir string, spec *bun
 	if logger != nil {
 		logger = logger.With(slog.String("model", spec.Name), slog.String("version", spec.Version))
 	}
-	o := Module(dir, spec, s)
+	o := wasmstep.Options(dir, spec, s)
 	o.Configuration, o.Instances, o.Logger = configuration, deps.Instances, logger
 	module, err := deps.Wasm.Compile(ctx, code, o)
 	if err != nil {

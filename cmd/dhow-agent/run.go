@@ -22,7 +22,7 @@ overruling the one before. The log goes to standard error as JSON lines.`,
 		Args: noArgs,
 	}
 	serves(cmd, c.Settings(), config.DefaultFile, c.Validate, &c.Serving, func(ctx context.Context, log *slog.Logger) (server, error) {
-		return agent.New(ctx, c, agent.Deps{Logger: log, Compiler: wasmCompiler()})
+		return agent.New(ctx, c, agent.Deps{Logger: log, Compiler: wasmCompiler(log)})
 	})
 	return cmd
 }

@@ -28,7 +28,7 @@ standard error as JSON lines.`,
 		Args: noArgs,
 	}
 	serves(cmd, c.Settings(), "", c.Validate, &c.Serving, func(ctx context.Context, log *slog.Logger) (server, error) {
-		return standalone.New(ctx, c, standalone.Deps{Logger: log, Compiler: wasmCompiler()})
+		return standalone.New(ctx, c, standalone.Deps{Logger: log, Compiler: wasmCompiler(log)})
 	})
 	return cmd
 }

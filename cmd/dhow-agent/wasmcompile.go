@@ -1,6 +1,8 @@
 package main
 
 import (
+	"log/slog"
+
 	"github.com/spf13/cobra"
 
 	"github.com/dhowfleet/dhow/wasm/compiler"
@@ -26,6 +28,8 @@ func newWasmCompileCommand() *cobra.Command {
 }
 
 // wasmCompiler starts this program again for each module that is to be compiled.
-func wasmCompiler() *compiler.Child {
-	return compiler.New(compiler.Limits{}, confine.Self(wasmCompile)...)
+func wasmCompiler(log *slog.Logger) *compiler.Child {
+	c := compiler.New(compiler.Limits{}, confine.Self(wasmCompile)...)
+	c.Logger = log
+	return c
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"log/slog"
 	"os"
 	"strings"
 	"testing"
@@ -20,7 +21,7 @@ func TestMain(m *testing.M) {
 }
 
 func TestTheProgramCompilesInAChildOfItsOwn(t *testing.T) {
-	r, err := host.NewRuntime(t.Context(), host.Config{CacheDir: t.TempDir(), Compiler: wasmCompiler()})
+	r, err := host.NewRuntime(t.Context(), host.Config{CacheDir: t.TempDir(), Compiler: wasmCompiler(slog.New(slog.DiscardHandler))})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,8 +16,7 @@ import (
 	"github.com/dhowfleet/dhow/models/bundle"
 	"github.com/dhowfleet/dhow/models/tensor"
 	"github.com/dhowfleet/dhow/wasm/host"
-	"github.com/dhowfleet/dhow/wasm/payload"
-	"github.com/dhowfleet/dhow/wasm/wasi"
+	"github.com/dhowfleet/dhow/wasm/step"
 )
 
 func (a *app) newWasm() *cobra.Command {
@@ -36,8 +35,6 @@ with the bounds that an agent sets. See docs/wasm.md for what a module must offe
 // wasmFlags are what the verbs take beside a module's file. A bundle says most of it itself.
 type wasmFlags struct {
 	module             string // of a bundle
-	kind, function     string
-	format             string
 	configuration      string
 	memory             string
 	deadline           time.Duration
@@ -48,9 +45,6 @@ type wasmFlags struct {
 
 func (f *wasmFlags) register(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.module, "module", "", "the module of a bundle, such as pre.wasm (default: all of them, or the only one)")
-	cmd.Flags().StringVar(&f.kind, "kind", "", "how a file is called: dhow, extism or command (default: as its imports and exports look)")
-	cmd.Flags().StringVar(&f.function, "function", "", "the function that an Extism plug-in exports (default: its only one)")
-	cmd.Flags().StringVar(&f.format, "format", string(bundle.FormatTensors), "what a plug-in or command reads and writes: tensors, raw or json")
 	cmd.Flags().StringVar(&f.configuration, "configuration", "", "file that the module gets as its configuration (default: the bundle's labels)")
 	cmd.Flags().StringVar(&f.memory, "memory", "", "limit of its memory, such as 64MiB (default: the bundle's, or 64MiB)")
 	cmd.Flags().DurationVar(&f.deadline, "deadline", 0, "how long one call may take (default: the bundle's, or 1s)")
@@ -90,11 +84,7 @@ func (f *wasmFlags) loadWasm(file string, logger *slog.Logger) ([]wasmModule, er
 	} else {
 		var code []byte
 		code, err = readBounded(file, bundle.MaxModuleBytes)
-		m := wasmModule{name: filepath.Base(file), code: code}
-		if err == nil {
-			err = f.findKind(&m)
-		}
-		modules = []wasmModule{m}
+		modules = []wasmModule{{name: filepath.Base(file), code: code}}
 	}
 	if err != nil {
 		return nil, err
@@ -115,28 +105,6 @@ func (f *wasmFlags) loadWasm(file string, logger *slog.Logger) ([]wasmModule, er
 		}
 	}
 	return modules, nil
-}
-
-// findKind takes a file for what it looks like, unless --kind says otherwise. A plug-in's only function need not be named.
-func (f *wasmFlags) findKind(m *wasmModule) error {
-	kind, functions := kindOf(m.code)
-	if f.kind != "" {
-		if err := oneOf("kind", f.kind, string(bundle.KindReactor), string(bundle.KindExtism), string(bundle.KindCommand)); err != nil {
-			return err
-		}
-		kind = f.kind
-	}
-	if err := oneOf("format", f.format, string(bundle.FormatTensors), string(bundle.FormatRaw), string(bundle.FormatJSON)); err != nil {
-		return err
-	}
-	function := f.function
-	if kind == string(bundle.KindExtism) && function == "" {
-		if len(functions) != 1 {
-			return usagef("%s is an Extism plug-in: choose one of its functions with --function: %s", m.name, strings.Join(functions, ", "))
-		}
-		function = functions[0]
-	}
-	return setKind(&m.options, kind, function, f.format)
 }
 
 // apply lets flags stand above what a bundle says.
@@ -201,10 +169,7 @@ func (f *wasmFlags) loadBundle(dir string) ([]wasmModule, error) {
 		if f.module != "" && f.module != s.Module.Module {
 			continue
 		}
-		m := wasmModule{name: s.Module.Module}
-		if m.options, err = optionsOf(dir, &b.Spec, s.Module); err != nil {
-			return nil, fmt.Errorf("cannot read the bundle: %s: %w", s.Module.Module, err)
-		}
+		m := wasmModule{name: s.Module.Module, options: step.Options(dir, &b.Spec, s.Module)}
 		if m.code, err = fs.ReadFile(files, s.Module.Module); err != nil {
 			return nil, fmt.Errorf("cannot read the bundle: %w", err)
 		}
@@ -239,37 +204,6 @@ func stagesOf(spec *bundle.Spec) []bundle.Stage {
 		out = append(out, bundle.Stage{Name: "post", Module: spec.Post})
 	}
 	return out
-}
-
-// optionsOf is how an agent runs a step of the bundle in dir.
-func optionsOf(dir string, spec *bundle.Spec, s *bundle.Step) (host.Options, error) {
-	o := host.Options{
-		Limits:   host.Limits{Memory: s.Memory, Stack: s.Stack, Table: s.Table, Timeout: s.Timeout, Fuel: s.Fuel},
-		Grants:   wasi.Grants{Clock: s.Clock, Random: s.Random},
-		Counters: spec.Counters, Features: spec.Features,
-	}
-	if s.Keep {
-		o.State = host.Keep
-	}
-	if s.Files != "" {
-		o.Grants.Files = filepath.Join(dir, filepath.FromSlash(s.Files))
-	}
-	return o, setKind(&o, string(s.Kind), s.Function, string(s.Format))
-}
-
-// setKind says how a module is called. kind is a name that bundle.yaml has for it.
-func setKind(o *host.Options, kind, function, format string) error {
-	for _, k := range []host.Kind{host.Reactor, host.Extism, host.Command} {
-		if k.String() == kind {
-			o.Kind = k
-		}
-	}
-	o.Function = function
-	var err error
-	if format != "" {
-		o.Format, err = payload.Parse(format)
-	}
-	return err
 }
 
 // fromGolden makes samples of a bundle's golden ones for a stage that takes nothing but what clients send.

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -85,6 +84,8 @@ type wasmLimits struct {
 	Fuel    int64   `json:"fuel"` // 0: the deadline alone
 	Seconds float64 `json:"deadline_seconds"`
 	State   string  `json:"state"`
+	// Asks are what the module wants of its node beyond computing, as the agent's wasm-allow has it.
+	Asks []string `json:"asks,omitempty"`
 }
 
 type wasmFigure struct {
@@ -150,7 +151,7 @@ func (a *app) wasmCheck(ctx context.Context, modules []wasmModule, log *wasmLog,
 
 // check goes as far as it can.
 func check(ctx context.Context, m *wasmModule) *wasmReport {
-	r := &wasmReport{Module: m.name, Bytes: len(m.code), Kind: m.options.Kind.String(), Sections: sectionsOf(m.code), Limits: limitsOf(&m.options)}
+	r := &wasmReport{Module: m.name, Bytes: len(m.code), Kind: "unknown", Sections: sectionsOf(m.code), Limits: limitsOf(&m.options)}
 	begin := time.Now()
 	metered, err := metering.Rewrite(m.code, metering.Options{
 		Stack: r.Limits.Stack, TableEntries: uint32(r.Limits.Table), MemoryPages: uint32(r.Limits.Memory >> 16),
@@ -222,6 +223,14 @@ func limitsOf(o *host.Options) wasmLimits {
 	if o.State == host.Keep {
 		l.State = "keep"
 	}
+	for _, a := range []struct {
+		asked bool
+		name  string
+	}{{o.Grants.Clock, "clock"}, {o.Grants.Random, "random"}, {o.Grants.Files != "", "files"}} {
+		if a.asked {
+			l.Asks = append(l.Asks, a.name)
+		}
+	}
 	return l
 }
 
@@ -246,6 +255,7 @@ func (r *wasmReport) describe(info *metering.Info) {
 	for _, e := range info.Exports {
 		r.Exports = append(r.Exports, wasmPort{"", e.Name, e.Kind.String(), signatureOf(e.Kind, e.Params, e.Results)})
 	}
+	r.Kind = r.kind()
 	most := metering.DefaultLimits()
 	figure := func(name string, value, limit int) {
 		r.Complexity = append(r.Complexity, wasmFigure{name, int64(value), int64(limit)})
@@ -264,33 +274,29 @@ func (r *wasmReport) describe(info *metering.Info) {
 	figure("pages of memory at the start", int(info.MemoryMin), int(r.Limits.Memory>>16))
 }
 
-// kindOf is what a module looks like, as bundle.yaml names it, and the functions of which a plug-in's may be one. A module
-// that looks like nothing is taken for one of Dhow's contract, so that what is missing is told.
-func kindOf(code []byte) (kind string, functions []string) {
-	kind = string(bundle.KindReactor)
-	metered, err := metering.Rewrite(code, metering.Options{})
-	if err != nil {
-		return kind, nil // it is refused for this reason later
+// The kinds of modules that there are.
+const (
+	kindOwn     = "Dhow's contract"
+	kindExtism  = "Extism plug-in"
+	kindCommand = "WASI command"
+	kindUnknown = "unknown"
+)
+
+func (r *wasmReport) kind() string {
+	exports := map[string]bool{}
+	for _, e := range r.Exports {
+		exports[e.Name] = true
 	}
-	own, command := false, false
-	for _, e := range metered.Info.Exports {
-		switch {
-		case e.Kind != metering.Function || e.Name == abi.ExportInitialize:
-		case e.Name == abi.ExportVersion || e.Name == abi.ExportProcess:
-			own = true
-		case e.Name == "_start":
-			command = true
-		case e.Params == "" && e.Results == "\x7f": // () -> i32
-			functions = append(functions, e.Name)
+	switch {
+	case exports[abi.ExportVersion] || exports[abi.ExportProcess] && exports[abi.ExportRealloc]:
+		return kindOwn
+	case exports["_start"]:
+		return kindCommand
+	}
+	for _, i := range r.Imports {
+		if i.Module == "extism:host/env" {
+			return kindExtism
 		}
 	}
-	plugin := slices.ContainsFunc(metered.Info.Imports, func(i metering.Import) bool { return i.Module == "extism:host/env" })
-	switch {
-	case own:
-	case plugin:
-		kind = string(bundle.KindExtism)
-	case command:
-		kind = string(bundle.KindCommand)
-	}
-	return kind, functions
+	return kindUnknown
 }

@@ -173,12 +173,13 @@ func TestWasmCheckRefusesWithARemedy(t *testing.T) {
 		verdict string
 		remedy  string
 	}{
-		"text":     {[]byte("no module"), "refused: ", remedies[metering.NotWasm]},
-		"cut off":  {echoStep().Bytes()[:100], "refused: ", remedies[metering.Malformed]},
-		"an index": {NewGuest().Answering(GlobalGet(7), Drop).Bytes(), "refused: ", remedies[metering.Index]},
-		"a table":  {tables(100_000), "refused: ", remedies[metering.TableLimit]},
-		"nothing":  {New().Bytes(), "refused: ", ""},
-		"no kind":  {bare().Bytes(), "refused: ", "build it with one of the kits"},
+		"text":      {[]byte("no module"), "refused: ", remedies[metering.NotWasm]},
+		"cut off":   {echoStep().Bytes()[:100], "refused: ", remedies[metering.Malformed]},
+		"an index":  {NewGuest().Answering(GlobalGet(7), Drop).Bytes(), "refused: ", remedies[metering.Index]},
+		"a table":   {tables(100_000), "refused: ", remedies[metering.TableLimit]},
+		"a command": {command(), "refused: ", ""},
+		"nothing":   {New().Bytes(), "refused: ", ""},
+		"no kind":   {justMemory(), "refused: ", "build it with one of the kits"},
 		"a trap": {func() []byte {
 			g := NewGuest()
 			g.Configure(Unreachable)
@@ -215,68 +216,19 @@ func tables(entries uint64) []byte {
 	return g.Bytes()
 }
 
-// bare exports a memory and nothing else.
-func bare() *Module {
+func command() []byte {
 	m := New()
 	m.Memory(1, NoMax)
 	m.Export("memory", KindMemory, 0)
-	return m
-}
-
-// commandStep copies what it reads at once from standard input to standard output.
-func commandStep() []byte {
-	m := New()
-	read := m.Import(abi.WASIModule, "fd_read", Sig{Params: Repeat(I32, 4), Results: []Type{I32}})
-	write := m.Import(abi.WASIModule, "fd_write", Sig{Params: Repeat(I32, 4), Results: []Type{I32}})
-	m.Memory(1, NoMax)
-	m.Export("memory", KindMemory, 0)
-	m.Export("_start", KindFunction, m.Func(Sig{},
-		I32Const(0), I32Const(1024), I32Store(0), // where
-		I32Const(0), I32Const(4096), I32Store(4), // how much
-		I32Const(0), I32Const(0), I32Const(1), I32Const(4), Call(read), Drop, // and the length that was read
-		I32Const(1), I32Const(0), I32Const(1), I32Const(8), Call(write), Drop,
-	).Index)
+	m.Export("_start", KindFunction, m.Func(Sig{}, Unreachable).Index)
 	return m.Bytes()
 }
 
-// pluginStep answers with its input.
-func pluginStep() []byte {
+func justMemory() []byte {
 	m := New()
-	env := func(name string, s Sig) uint32 { return m.Import("extism:host/env", name, s) }
-	offset, length := env("input_offset", Sig{Results: []Type{I64}}), env("input_length", Sig{Results: []Type{I64}})
-	output := env("output_set", Sig{Params: Repeat(I64, 2)})
 	m.Memory(1, NoMax)
 	m.Export("memory", KindMemory, 0)
-	m.Export("echo", KindFunction, m.Func(Sig{Results: []Type{I32}}, Call(offset), Call(length), Call(output), I32Const(0)).Index)
 	return m.Bytes()
-}
-
-// Files of the other kinds are told by how they look.
-func TestWasmKnowsOtherKinds(t *testing.T) {
-	c := offline(t)
-	photo := c.file("shoe.png", "pixels")
-	for name, code := range map[string][]byte{"WASI command": commandStep(), "Extism plug-in": pluginStep()} {
-		file := c.file("other.wasm", string(code))
-		contains(t, c.ok("wasm", "check", file), "other.wasm: ", ", "+name, "can serve as far as can be told")
-		for _, format := range []string{"raw", "tensors"} {
-			contains(t, c.ok("wasm", "run", file, "--format", format, "--input", "photo=@"+photo), "photo    BYTES      [1]     pixels")
-		}
-		out := c.ok("wasm", "bench", file, "--rounds", "1", "--calls", "10", "--input", "photo=@"+photo)
-		if !strings.Contains(out, "agent, each call from the image") || strings.Contains(out, "wazero alone") || strings.Contains(out, "DIFFERS") {
-			t.Errorf("printed\n%s", out)
-		}
-		c.fails(exitUsage, `--kind "other" is not one of dhow, extism, command`, "wasm", "check", file, "--kind", "other")
-		c.fails(exitUsage, `--format "xml" is not one of`, "wasm", "check", file, "--format", "xml")
-		c.fails(exitFailed, "1 of 1 module cannot serve", "wasm", "check", file, "--kind", "dhow")
-	}
-	plugin := c.file("plugin.wasm", string(pluginStep()))
-	c.fails(exitFailed, "1 of 1 module cannot serve", "wasm", "check", plugin, "--function", "other")
-	m := New()
-	m.Import("extism:host/env", "input_length", Sig{Results: []Type{I64}})
-	for _, name := range []string{"one", "two"} {
-		m.Export(name, KindFunction, m.Func(Sig{Results: []Type{I32}}, I32Const(0)).Index)
-	}
-	c.fails(exitUsage, "choose one of its functions with --function: one, two", "wasm", "check", c.file("two.wasm", string(m.Bytes())))
 }
 
 // stepBundle writes a bundle with a step before and one after its model.
@@ -344,7 +296,7 @@ func TestWasmBenchComparesWhatIsAnswered(t *testing.T) {
 		t.Errorf("printed\n%s", out)
 	}
 	var rows []wasmTiming
-	if err := json.Unmarshal([]byte(c.ok(append([]string{"wasm", "bench", other, "-o", "json", "--input", "x=INT8:[1]"}, few...)...)), &rows); err != nil || len(rows) != 5 || rows[0].OverFirst != 1 || rows[4].P50 <= 0 || rows[4].P99 < rows[4].P50 {
+	if err := json.Unmarshal([]byte(c.ok(append([]string{"wasm", "bench", other, "-o", "json", "--input", "x=INT8:[1]"}, few...)...)), &rows); err != nil || len(rows) != 5 || rows[0].OverPlain != 1 || rows[4].P50 <= 0 || rows[4].P99 < rows[4].P50 {
 		t.Errorf("%v: %+v", err, rows)
 	}
 	at := []string{"wasm", "bench", other}

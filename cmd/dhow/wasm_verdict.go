@@ -28,8 +28,8 @@ func (r *wasmReport) refuse(err error) *wasmReport {
 		r.Remedy = "raise stack in bundle.yaml, or let it call less deeply when it starts"
 	case errors.Is(err, host.ErrTrap):
 		r.Remedy = "it fails when it starts or is configured; its log lines above may say why, and dhow wasm run shows them too"
-	case len(r.Exports) > 0 && r.Compiled == nil:
-		r.Remedy = "build it with one of the kits under wasm/guest, or see docs/wasm.md for what each kind of module must offer"
+	case r.Kind == kindUnknown && len(r.Exports) > 0:
+		r.Remedy = "build it with one of the kits under wasm/guest, or export what docs/wasm.md asks for"
 	}
 	return r
 }
@@ -141,17 +141,10 @@ func signatureOf(kind metering.Kind, params, results string) string {
 
 var typeNames = map[byte]string{0x7f: "i32", 0x7e: "i64", 0x7d: "f32", 0x7c: "f64", 0x7b: "v128", 0x70: "funcref", 0x6f: "externref"}
 
-// kindNames are for readers; in JSON and in bundle.yaml a kind has its short name.
-var kindNames = map[string]string{
-	host.Reactor.String(): "Dhow's contract",
-	host.Extism.String():  "Extism plug-in",
-	host.Command.String(): "WASI command",
-}
-
 const maxPorts = 40 // imports or exports in the text form
 
 func (r *wasmReport) print(out io.Writer) {
-	fmt.Fprintf(out, "%s: %s, %s\n", printable(r.Module), sizeOf(int64(r.Bytes)), kindNames[r.Kind])
+	fmt.Fprintf(out, "%s: %s, %s\n", printable(r.Module), sizeOf(int64(r.Bytes)), r.Kind)
 	if len(r.Sections) > 0 {
 		var parts []string
 		for _, s := range r.Sections {
@@ -184,6 +177,10 @@ func (r *wasmReport) print(out io.Writer) {
 		}
 		fmt.Fprintf(out, "starts in %s with an image of %s; %s\n", short(time.Duration(c.StartMicros*float64(time.Microsecond))), sizeOf(c.ImageBytes), after)
 		fmt.Fprintf(out, "vector instructions: %s; several requests in one call: %s\n", yes(c.VectorCode), yes(c.TakesBatches))
+	}
+	if len(r.Limits.Asks) > 0 {
+		asks := strings.Join(r.Limits.Asks, ",")
+		fmt.Fprintf(out, "it asks for %s; a node has to grant it: dhow-agent run --wasm-allow %s\n", asks, asks)
 	}
 	if len(r.Samples) > 0 {
 		fmt.Fprintln(out)

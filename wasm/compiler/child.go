@@ -55,8 +55,7 @@ func compile(h header, in io.Reader) answer {
 	if err := (confine.Limits{Memory: h.Memory, CPUSeconds: h.CPUSeconds, FileBytes: uint64(max(h.Output, 0))}).Apply(); err != nil {
 		return answer{Reason: Unavailable, Message: err.Error()}
 	}
-	// The heap may double twice while there is room: compiling makes garbage, and this process does nothing else.
-	debug.SetGCPercent(300)
+	// The collector works harder before memory runs out.
 	debug.SetMemoryLimit(h.Memory / 4 * 3)
 	code := make([]byte, h.Bytes)
 	if _, err := io.ReadFull(in, code); err != nil {

@@ -23,6 +23,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"runtime"
 	"runtime/debug"
 	"sync"
@@ -36,14 +37,17 @@ import (
 type Limits struct {
 	CPU    time.Duration // of processor time, the child's start included; 30 s, in whole seconds
 	Wall   time.Duration // twice CPU and 10 s
-	Memory int64         // bytes that the child may use; 1 GiB
+	Memory int64         // bytes that the child may use at most, less for a small module; 1 GiB
 	Output int64         // bytes of machine code; host.MaxCompiled
 }
 
-// The defaults: a Go guest of 2.3 MB takes 2 s and 250 MB.
+// The defaults: a Go guest of 2.3 MB takes 1.6 s of a fast core and 70 MB.
 const (
 	DefaultCPU    = 30 * time.Second
 	DefaultMemory = 1 << 30
+	// What a module needs grows with its size, 24 times for a Go guest.
+	baseMemory    = 256 << 20
+	memoryPerByte = 32
 )
 
 // Reason is why a module was not compiled.
@@ -73,6 +77,8 @@ func (e *Error) Error() string { return e.Message }
 type Child struct {
 	limits  Limits
 	command []string
+	// Logger gets what a child printed that crashed or cannot be used; nil: nobody does. Set it before the first Compile.
+	Logger *slog.Logger
 }
 
 // New makes a Child. command starts this program so that it calls Main, such as confine.Self("wasm-compile").
@@ -124,16 +130,18 @@ func (c *Child) Compile(ctx context.Context, code []byte, dir string, pages uint
 	if len(code) > maxCode {
 		return &Error{Reason: Refused, Message: fmt.Sprintf("it has %d bytes, at most %d are compiled", len(code), maxCode)}
 	}
+	limits := c.limits
+	limits.Memory = min(limits.Memory, baseMemory+memoryPerByte*int64(len(code)))
 	head, err := json.Marshal(header{
 		Build: build(), Dir: dir, Pages: pages, Bytes: len(code),
-		CPUSeconds: uint64(c.limits.CPU / time.Second), Memory: c.limits.Memory, Output: c.limits.Output,
+		CPUSeconds: uint64(limits.CPU / time.Second), Memory: limits.Memory, Output: limits.Output,
 	})
 	if err != nil {
 		return unavailable(err)
 	}
 	p := confine.Process{
 		Command: c.command, Stdin: io.MultiReader(bytes.NewReader(append(head, '\n')), bytes.NewReader(code)),
-		Memory: c.limits.Memory, CPU: c.limits.CPU, Wall: c.limits.Wall, Stdout: maxAnswer, Stderr: maxStderr,
+		Memory: limits.Memory, CPU: limits.CPU, Wall: limits.Wall, Stdout: maxAnswer, Stderr: maxStderr,
 	}
 	if len(c.command) == 0 {
 		return unavailable(errors.New("no command is set"))
@@ -145,7 +153,12 @@ func (c *Child) Compile(ctx context.Context, code []byte, dir string, pages uint
 	case err != nil:
 		return unavailable(err)
 	}
-	return c.judge(o)
+	err = limits.judge(o)
+	var failed *Error
+	if errors.As(err, &failed) && (failed.Reason == Crashed || failed.Reason == Unavailable) && c.Logger != nil {
+		c.Logger.Warn("the compiler of wasm modules failed", slog.String("reason", string(failed.Reason)), slog.Any("error", err), slog.String("detail", failed.Detail))
+	}
+	return err
 }
 
 func unavailable(err error) error {
@@ -153,18 +166,18 @@ func unavailable(err error) error {
 }
 
 // judge says what the end of a child and its answer mean.
-func (c *Child) judge(o *confine.Outcome) error {
+func (l Limits) judge(o *confine.Outcome) error {
 	failed := func(reason Reason, format string, args ...any) error {
 		return &Error{Reason: reason, Message: fmt.Sprintf(format, args...), Detail: o.Stderr}
 	}
 	switch o.End {
 	case confine.Exited:
 	case confine.OverCPU:
-		return failed(TimeLimit, "compiling it took more than %v of processor time: it is far more complex than its size lets expect; split its largest functions, or build it with less inlining", c.limits.CPU)
+		return failed(TimeLimit, "compiling it took more than %v of processor time: it is far more complex than its size lets expect; split its largest functions, or build it with less inlining", l.CPU)
 	case confine.OverTime:
-		return failed(TimeLimit, "compiling it was not done after %v: it is far more complex than its size lets expect, or this machine is overloaded", c.limits.Wall)
+		return failed(TimeLimit, "compiling it was not done after %v: it is far more complex than its size lets expect, or this machine is overloaded", l.Wall)
 	case confine.OverMemory, confine.Starved:
-		return failed(MemoryLimit, "compiling it took more than %d MiB of memory: it is far more complex than its size lets expect; split its largest functions", c.limits.Memory>>20)
+		return failed(MemoryLimit, "compiling it took more than %d MiB of memory: it is far more complex than its size lets expect; split its largest functions", l.Memory>>20)
 	case confine.Killed:
 		return failed(MemoryLimit, "the system ended the compiler at %d MiB, most likely for lack of memory", o.Peak>>20)
 	default:

@@ -145,7 +145,7 @@ func TestBombs(t *testing.T) {
 	}{
 		{"processor time", bomb(1000, 2000), Limits{CPU: time.Second}, TimeLimit},
 		{"the clock", bomb(1000, 2000), Limits{Wall: 300 * time.Millisecond}, TimeLimit},
-		{"memory", signatures(1000, 1000), Limits{Memory: 48 << 20}, MemoryLimit},
+		{"memory", hoard(10000, 9000), Limits{Memory: 64 << 20}, MemoryLimit},
 		{"size", many(2000, 200), Limits{Output: 64 << 10}, SizeLimit},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -180,18 +180,11 @@ func many(functions, additions int) []byte {
 	return m.Bytes()
 }
 
-// signatures is so many types of so many parameters, for each of which a way in is compiled.
-func signatures(types, params int) []byte {
+// hoard is so many functions that declare so many locals, in seven bytes each.
+func hoard(functions, locals int) []byte {
 	m := wasmtest.New()
-	m.Func(wasmtest.Sig{})
-	for i := range types {
-		s := wasmtest.Sig{Params: wasmtest.Repeat(wasmtest.I32, params)}
-		for bit := range min(params, 30) {
-			if i>>bit&1 == 1 {
-				s.Params[bit] = wasmtest.I64
-			}
-		}
-		m.Type(s)
+	for range functions {
+		m.Func(wasmtest.Sig{}).LocalGroup(uint64(locals), wasmtest.I32)
 	}
 	return m.Bytes()
 }
@@ -218,19 +211,26 @@ func TestBadChildren(t *testing.T) {
 		limits  Limits
 		reason  Reason
 		words   string
+		logged  bool
 	}{
-		{[]string{"/nowhere/dhow-agent", "wasm-compile"}, Limits{}, Unavailable, "check that the program's file"},
-		{nil, Limits{}, Unavailable, "no command"},
-		{confine.Self("abort"), Limits{}, Crashed, "SIGABRT"},
-		{confine.Self("hang"), Limits{Wall: 200 * time.Millisecond}, TimeLimit, "not done after 200ms"},
-		{confine.Self("mute"), Limits{}, Unavailable, "no answer"},
-		{confine.Self("other"), Limits{}, Unavailable, "another version"},
-		{[]string{"/bin/sh", "-c", "kill -9 $$"}, Limits{}, MemoryLimit, "the system ended"},
+		{[]string{"/nowhere/dhow-agent", "wasm-compile"}, Limits{}, Unavailable, "check that the program's file", false},
+		{nil, Limits{}, Unavailable, "no command", false},
+		{confine.Self("abort"), Limits{}, Crashed, "SIGABRT", true},
+		{confine.Self("hang"), Limits{Wall: 200 * time.Millisecond}, TimeLimit, "not done after 200ms", false},
+		{confine.Self("mute"), Limits{}, Unavailable, "no answer", true},
+		{confine.Self("other"), Limits{}, Unavailable, "another version", true},
+		{[]string{"/bin/sh", "-c", "kill -9 $$"}, Limits{}, MemoryLimit, "the system ended", false},
 	} {
 		t.Run(strings.Join(c.command, " "), func(t *testing.T) {
 			var failed *Error
-			if err := New(c.limits, c.command...).Compile(t.Context(), code, t.TempDir(), 16); !errors.As(err, &failed) || failed.Reason != c.reason || !strings.Contains(failed.Message, c.words) {
+			var logged bytes.Buffer
+			child := New(c.limits, c.command...)
+			child.Logger = slog.New(slog.NewTextHandler(&logged, nil))
+			if err := child.Compile(t.Context(), code, t.TempDir(), 16); !errors.As(err, &failed) || failed.Reason != c.reason || !strings.Contains(failed.Message, c.words) {
 				t.Errorf("%v", err)
+			}
+			if said := strings.Contains(logged.String(), "detail="); said != c.logged {
+				t.Errorf("logged %q", logged.String())
 			}
 		})
 	}

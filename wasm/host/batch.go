@@ -53,7 +53,7 @@ func (m *Module) together(ctx context.Context, requests [][]tensor.Tensor, sink 
 		return true
 	}
 	n := int64(len(requests))
-	in.output.reset()
+	in.output.Reset()
 	in.call.begin(ctx, time.Duration(times(int64(m.limits.Timeout), n)), times(m.limits.Fuel, n))
 	failed := in.speaks.(batcher).askAll(requests, size, answers)
 	if isGuestError(failed) {

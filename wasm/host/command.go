@@ -103,7 +103,7 @@ func (in *instance) exit(f api.Function, stack []uint64) (uint32, error) {
 	if exit.ExitCode() == 0 {
 		return 0, nil
 	}
-	return 0, &GuestError{Input: exit.ExitCode() == dataError, Message: fmt.Sprintf("it left with exit code %d%s", exit.ExitCode(), in.output.said())}
+	return 0, &GuestError{Input: exit.ExitCode() == dataError, Message: fmt.Sprintf("it left with exit code %d%s", exit.ExitCode(), in.output.Said())}
 }
 
 // decoded reads a program's answer.

@@ -55,7 +55,7 @@ func (p *program) build(t testing.TB) []byte {
 // compatible compiles a module of another kind than Dhow's own.
 func compatible(t testing.TB, code []byte, options Options) *Module {
 	t.Helper()
-	r, err := NewRuntime(context.Background(), Config{CacheDir: filepath.Join(scratch, "cache")})
+	r, err := NewRuntime(context.Background(), Config{CacheDir: filepath.Join(scratch, "cache"), Policy: Everything})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -129,7 +129,7 @@ func (r *Runtime) elsewhere(ctx context.Context, m *Module, code []byte, pages u
 			return err
 		}
 		unwritable = err
-		m.lines.logger.Warn("wasm cache unusable, compiling without it", slog.Any("error", err))
+		m.lines.Logger().Warn("wasm cache unusable, compiling without it", slog.Any("error", err))
 	}
 	dir, err := private("")
 	if err == nil {
@@ -165,7 +165,7 @@ func (r *Runtime) here(ctx context.Context, m *Module, code []byte, pages uint32
 				return nil
 			}
 			_ = os.RemoveAll(dir)
-			m.lines.logger.Warn("cannot keep compiled wasm code, it will be compiled again", slog.Any("error", err))
+			m.lines.Logger().Warn("cannot keep compiled wasm code, it will be compiled again", slog.Any("error", err))
 			return nil
 		}
 		_ = os.RemoveAll(dir)
@@ -173,7 +173,7 @@ func (r *Runtime) here(ctx context.Context, m *Module, code []byte, pages uint32
 			return err
 		}
 	}
-	m.lines.logger.Warn("wasm cache unusable, compiling without it", slog.Any("error", err))
+	m.lines.Logger().Warn("wasm cache unusable, compiling without it", slog.Any("error", err))
 	return m.load(ctx, engine(pages), code)
 }
 

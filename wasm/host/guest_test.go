@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/dhowfleet/dhow/models/tensor"
+	"github.com/dhowfleet/dhow/wasm/host/lines"
 )
 
 // scratch holds the Go guest and its compiled code, for all tests of the package.
@@ -353,7 +354,7 @@ func TestLogLinesAreLimited(t *testing.T) {
 	if _, err := m.Process(context.Background(), request("shout"), nil); err != nil {
 		t.Fatal(err)
 	}
-	if d := m.Stats().DroppedLines - before; d < 10_000-lineBurst-lineRate*60 {
+	if d := m.Stats().DroppedLines - before; d < 10_000-lines.Burst-lines.Rate*60 {
 		t.Errorf("%d of 10,000 lines were dropped", d)
 	}
 	if n := strings.Count(compiled.logged.String(), "line=again"); n == 0 {

@@ -44,6 +44,7 @@ import (
 	"time"
 
 	"github.com/dhowfleet/dhow/wasm/abi"
+	"github.com/dhowfleet/dhow/wasm/host/lines"
 	"github.com/dhowfleet/dhow/wasm/metering"
 	"github.com/dhowfleet/dhow/wasm/payload"
 	"github.com/dhowfleet/dhow/wasm/wasi"
@@ -258,7 +259,7 @@ func (r *Runtime) compile(ctx context.Context, code []byte, options Options) (*M
 	if logger == nil {
 		logger = r.logger
 	}
-	m.lines = newLines(logger.With(slog.String("module", options.Name)))
+	m.lines = lines.New(logger.With(slog.String("module", options.Name)))
 	if err := r.build(ctx, m, rewritten.Code, pages+spare); err != nil {
 		return nil, err
 	}

@@ -282,22 +282,3 @@ func TestReplacingAModuleKeepsMemoryFlat(t *testing.T) {
 		t.Errorf("mappings grew from %d to %d over 1,000 replacements", mappings, mappingsAfter)
 	}
 }
-
-func TestTheTokenBucket(t *testing.T) {
-	now := time.Unix(0, 0)
-	l := newLines(nowhere())
-	l.now = func() time.Time { return now }
-	for range lineBurst + 5 {
-		l.allow(0)
-	}
-	if d := l.dropped.Load(); d != 5 {
-		t.Errorf("%d lines beyond a burst of %d were dropped, want 5", d, lineBurst)
-	}
-	now = now.Add(3 * time.Second)
-	for range 3*lineRate + 1 {
-		l.allow(0)
-	}
-	if d := l.dropped.Load(); d != 6 {
-		t.Errorf("after 3 s, %d lines have been dropped, want 6", d)
-	}
-}

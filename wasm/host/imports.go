@@ -109,7 +109,7 @@ func (c *call) Log(level uint32, line []byte) {
 	if level < uint32(len(levels)) {
 		l = levels[level]
 	}
-	c.in.output.line(l, line)
+	c.in.output.Line(l, line)
 }
 
 // Plugin implements extism.Caller.

@@ -15,6 +15,7 @@ import (
 	"github.com/tetratelabs/wazero/sys"
 
 	"github.com/dhowfleet/dhow/wasm/extism"
+	"github.com/dhowfleet/dhow/wasm/host/lines"
 	"github.com/dhowfleet/dhow/wasm/host/memory"
 	"github.com/dhowfleet/dhow/wasm/metering"
 	"github.com/dhowfleet/dhow/wasm/wasi"
@@ -25,6 +26,7 @@ type instance struct {
 	module *Module
 	guest  api.Module
 	memory *memory.Linear
+	mapped int64 // bytes of address space
 	call   call
 	speaks speaker
 
@@ -35,7 +37,7 @@ type instance struct {
 
 	emitted []emit // of the call in flight
 	dropped uint64
-	output  output
+	output  lines.Output
 }
 
 type emit struct {
@@ -48,16 +50,17 @@ type emit struct {
 // start makes an instance, lets it initialise, hands it its configuration and takes the image that calls start from.
 func (m *Module) start(ctx context.Context) (*instance, error) {
 	began := time.Now()
-	linear, err := memory.New(min(m.limits.Memory, int64(m.info.MemoryMax)<<16))
+	mapped := min(m.limits.Memory, int64(m.info.MemoryMax)*pageSize)
+	linear, err := memory.New(mapped)
 	if err != nil {
 		return nil, err
 	}
-	in := &instance{module: m, memory: linear}
+	in := &instance{module: m, memory: linear, mapped: mapped}
 	in.call.in, in.call.quantum = in, min(firstQuantum, m.limits.Quantum)
-	in.output.lines = m.lines
+	in.output.Log = m.lines
 	m.mu.Lock()
 	m.stats.Started++
-	m.stats.MappedBytes += m.limits.Memory
+	m.stats.MappedBytes += mapped
 	m.mu.Unlock()
 	in.call.begin(ctx, startTimeout, math.MaxInt64)
 	if err := in.boot(); err != nil {
@@ -144,7 +147,7 @@ func (in *instance) discard() {
 	m := in.module
 	m.mu.Lock()
 	m.stats.Discarded++
-	m.stats.MappedBytes -= m.limits.Memory
+	m.stats.MappedBytes -= in.mapped
 	m.mu.Unlock()
 }
 
@@ -178,13 +181,13 @@ func (in *instance) failure(err error) error {
 	case errors.As(err, &guestErr), errors.Is(err, ErrTrap):
 		return err
 	case errors.As(err, &exit):
-		return fmt.Errorf("%w: it left with exit code %d%s", ErrTrap, exit.ExitCode(), in.output.said())
+		return fmt.Errorf("%w: it left with exit code %d%s", ErrTrap, exit.ExitCode(), in.output.Said())
 	}
 	// wazero's text is the reason in the first line and the guest's stack in those that follow.
 	reason, trace, _ := strings.Cut(err.Error(), "\n")
 	if trace != "" {
-		in.module.lines.trace(reason, trace)
+		in.module.lines.Trace(reason, trace)
 	}
 	reason = strings.TrimSuffix(strings.TrimPrefix(reason, "wasm error: "), " (recovered by wazero)")
-	return fmt.Errorf("%w: %s%s", ErrTrap, reason, in.output.said())
+	return fmt.Errorf("%w: %s%s", ErrTrap, reason, in.output.Said())
 }

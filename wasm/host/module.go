@@ -8,6 +8,7 @@ import (
 
 	"github.com/tetratelabs/wazero"
 
+	"github.com/dhowfleet/dhow/wasm/host/lines"
 	"github.com/dhowfleet/dhow/wasm/host/memory"
 	"github.com/dhowfleet/dhow/wasm/metering"
 	"github.com/dhowfleet/dhow/wasm/wasi"
@@ -25,7 +26,7 @@ type Module struct {
 	configuration []byte
 	features      map[string]string // name to itself, so that a guest's bytes become a string without a copy
 	counters      map[string]string
-	lines         *lines
+	lines         *lines.Log
 
 	compilation wazero.CompilationCache // nil where there is none
 	runtime     wazero.Runtime
@@ -88,7 +89,7 @@ func (m *Module) Stats() Stats {
 	defer m.mu.Unlock()
 	s := m.stats
 	s.Idle = len(m.idle)
-	s.DroppedLines = m.lines.dropped.Load()
+	s.DroppedLines = m.lines.Dropped()
 	return s
 }
 

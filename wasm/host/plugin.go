@@ -12,6 +12,7 @@ import (
 	"github.com/dhowfleet/dhow/models/tensor"
 	"github.com/dhowfleet/dhow/wasm/abi"
 	"github.com/dhowfleet/dhow/wasm/extism"
+	"github.com/dhowfleet/dhow/wasm/host/lines"
 	"github.com/dhowfleet/dhow/wasm/payload"
 )
 
@@ -101,11 +102,11 @@ func (g *pluginGuest) ask(request []tensor.Tensor, size int) ([]tensor.Tensor, e
 	text, failed := g.in.plugin.Failure()
 	switch {
 	case failed:
-		return nil, &GuestError{Input: code == dataError || left != nil && left.Input, Message: sentence(text, abi.MaxMessage)}
+		return nil, &GuestError{Input: code == dataError || left != nil && left.Input, Message: lines.Sentence(text, abi.MaxMessage)}
 	case left != nil:
 		return nil, left
 	case code != 0:
-		return nil, &GuestError{Input: code == dataError, Message: fmt.Sprintf("it returned %d%s", code, g.in.output.said())}
+		return nil, &GuestError{Input: code == dataError, Message: fmt.Sprintf("it returned %d%s", code, g.in.output.Said())}
 	}
 	answer := g.in.plugin.Output()
 	if len(answer) > 0 && uintptr(unsafe.Pointer(&answer[0]))%abi.Align != 0 {

@@ -92,7 +92,7 @@ func (m *Module) call(ctx context.Context, list []tensor.Tensor, sink Sink, usag
 			m.leave()
 		}
 	}()
-	in.output.reset()
+	in.output.Reset()
 	in.call.begin(ctx, m.limits.Timeout, m.limits.Fuel)
 	out, failed := in.speaks.ask(list, size)
 	var verdict error

@@ -9,6 +9,7 @@ import (
 
 	"github.com/dhowfleet/dhow/models/tensor"
 	"github.com/dhowfleet/dhow/wasm/abi"
+	"github.com/dhowfleet/dhow/wasm/host/lines"
 )
 
 // reactor is the kind of modules that keep the contract of wasm/abi.
@@ -103,7 +104,7 @@ func (g *reactorGuest) configure(configuration []byte) error {
 		return err
 	}
 	if answer != 0 {
-		return fmt.Errorf("%w: it refuses its configuration%s", ErrTrap, g.in.output.said())
+		return fmt.Errorf("%w: it refuses its configuration%s", ErrTrap, g.in.output.Said())
 	}
 	return nil
 }
@@ -229,5 +230,5 @@ func refusal(status abi.Status, payload []byte) error {
 	if status == abi.StatusTensors {
 		return nil
 	}
-	return &GuestError{Input: status == abi.StatusInputError, Message: sentence(payload, abi.MaxMessage)}
+	return &GuestError{Input: status == abi.StatusInputError, Message: lines.Sentence(payload, abi.MaxMessage)}
 }

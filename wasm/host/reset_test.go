@@ -106,10 +106,10 @@ func TestAResetInstanceCannotBeToldFromANewOne(t *testing.T) {
 			if state == Keep && err == nil {
 				continue // it may remember
 			}
-			used, err := m.acquire(context.Background())
-			if err != nil {
-				rt.Fatal(err)
+			if len(m.idle) == 0 {
+				continue // it took too much stack, and is gone
 			}
+			used := m.idle[0]
 			fresh, err := m.start(context.Background())
 			if err != nil {
 				rt.Fatal(err)
@@ -125,7 +125,6 @@ func TestAResetInstanceCannotBeToldFromANewOne(t *testing.T) {
 				}
 			}
 			fresh.discard()
-			m.put(used, 0)
 		}
 		resets += m.Stats().Resets
 	})

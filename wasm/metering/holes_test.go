@@ -174,6 +174,16 @@ func TestRefusals(t *testing.T) {
 		{Operands, code(fn(opI32Const, 1, opBlock, typeEmpty, 0x1a, opEnd, 0x1a)), Options{}},
 		{Malformed, with(func(m *module) { m.start, m.types = []byte{0}, [][]byte{functionType("", i32)} }), Options{}},
 		{Complexity, code(fnLocals(1<<32-1, typeI64)), Options{}},
+		{Complexity, with(func(m *module) { // each is within its limit, and all cost when the module is loaded
+			for i := range 100 {
+				m.types = append(m.types, functionType(strings.Repeat("\x7f", 128+i), strings.Repeat("\x7e", 128-i)))
+			}
+		}), Options{}},
+		{Complexity, with(func(m *module) {
+			for range 300 {
+				m.functions, m.code = append(m.functions, m.functions[0]), append(m.code, fnLocals(9000, typeI64, 0))
+			}
+		}), Options{}},
 		{TooLarge, valid, Options{Limits: Limits{Module: 20}}},
 	} {
 		t.Run(fmt.Sprint(i, " ", c.want), func(t *testing.T) { refusedFor(t, c.want, c.code, c.o) })

@@ -15,6 +15,7 @@ type Limits struct {
 	Data      int // data segments
 	Params    int // of a function type
 	Results   int // of a function or block type
+	Values    int // parameters and results of all types: for each type a way in is compiled whenever the module is loaded
 
 	Body    int // bytes of one function
 	Locals  int // of one function, parameters included
@@ -23,6 +24,7 @@ type Limits struct {
 	Control int // control operations of one function
 	Weight  int // locals times control operations of one function
 
+	AllLocals      int // of all functions, which a module declares in a few bytes and a reader holds one by one
 	ControlSquares int // squares of control operations, of all functions
 	Weights        int // locals times control operations, of all functions
 }
@@ -41,6 +43,7 @@ func DefaultLimits() Limits {
 		Data:      100_000,
 		Params:    256,
 		Results:   256,
+		Values:    20_000,
 
 		Body:    1 << 20,
 		Locals:  10_000,
@@ -49,6 +52,7 @@ func DefaultLimits() Limits {
 		Control: 8_000,
 		Weight:  200_000,
 
+		AllLocals:      2_000_000,
 		ControlSquares: 400_000_000,
 		Weights:        10_000_000,
 	}
@@ -59,7 +63,7 @@ func (l Limits) withDefaults() Limits {
 	for _, f := range []struct{ have, instead *int }{
 		{&l.Module, &d.Module}, {&l.Types, &d.Types}, {&l.Imports, &d.Imports}, {&l.Functions, &d.Functions},
 		{&l.Globals, &d.Globals}, {&l.Exports, &d.Exports}, {&l.Elements, &d.Elements}, {&l.Entries, &d.Entries},
-		{&l.Data, &d.Data}, {&l.Params, &d.Params}, {&l.Results, &d.Results},
+		{&l.Data, &d.Data}, {&l.Params, &d.Params}, {&l.Results, &d.Results}, {&l.Values, &d.Values}, {&l.AllLocals, &d.AllLocals},
 		{&l.Body, &d.Body}, {&l.Locals, &d.Locals}, {&l.Height, &d.Height}, {&l.Nesting, &d.Nesting},
 		{&l.Control, &d.Control}, {&l.Weight, &d.Weight},
 		{&l.ControlSquares, &d.ControlSquares}, {&l.Weights, &d.Weights},
@@ -75,7 +79,7 @@ func (l Limits) withDefaults() Limits {
 
 // complexity holds the sums over all functions.
 type complexity struct {
-	squares, weights int
+	squares, weights, locals int
 }
 
 // weigh refuses a function that would take too long to compile, alone or together with those before it.
@@ -89,6 +93,9 @@ func (w *rewriter) weigh(f *body) *Error {
 	}
 	if weight > w.limits.Weight {
 		return f.refuse(Complexity, fmt.Sprintf("%d locals times %d control operations are more than %d", f.locals, control, w.limits.Weight))
+	}
+	if w.sums.locals += f.locals; w.sums.locals > w.limits.AllLocals {
+		return &Error{Reason: Complexity, Function: -1, Offset: -1, Text: fmt.Sprintf("its functions together have more than %d locals", w.limits.AllLocals)}
 	}
 	w.sums.squares += control * control
 	w.sums.weights += weight

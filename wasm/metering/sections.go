@@ -222,6 +222,7 @@ func (w *rewriter) readTypes(r *reader) *Error {
 	}
 	n := r.count(w.limits.Types, "types")
 	w.types = make([]signature, 0, n)
+	values := 0
 	for range n {
 		if form := r.byte(); form != typeFunction && r.fail == "" {
 			return w.refuse(Unsupported, r.at-1, fmt.Sprintf("type form 0x%02x is not in WebAssembly 2.0", form))
@@ -233,6 +234,9 @@ func (w *rewriter) readTypes(r *reader) *Error {
 		}
 		if s.results, err = w.valueTypes(r, r.count(w.limits.Results, "results of one function")); err != nil {
 			return err
+		}
+		if values += len(s.params) + len(s.results); values > w.limits.Values {
+			return w.refuse(Complexity, r.at, fmt.Sprintf("its types have more than %d parameters and results together", w.limits.Values))
 		}
 		w.types = append(w.types, s)
 	}
