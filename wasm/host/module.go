@@ -96,16 +96,15 @@ func (m *Module) Stats() Stats {
 // acquire returns an instance for one call. The caller gives it back with settle, or discards it and leaves.
 func (m *Module) acquire(ctx context.Context) (*instance, error) {
 	select {
-	case <-m.closed:
-		return nil, ErrClosed
+	case m.slots <- struct{}{}: // by itself, this costs a fifth of a choice between three
 	default:
-	}
-	select {
-	case m.slots <- struct{}{}:
-	case <-m.closed:
-		return nil, ErrClosed
-	case <-ctx.Done():
-		return nil, ctx.Err()
+		select {
+		case m.slots <- struct{}{}:
+		case <-m.closed:
+			return nil, ErrClosed
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
 	in, err := m.take(ctx)
 	if err != nil {
