@@ -111,3 +111,5 @@ func TestTheBytesDoNotDependOnThePlace(t *testing.T) {
 		t.Errorf("%d bytes here and other %d bytes there", len(here), len(there))
 	}
 }
+
+func BenchmarkEcho(b *testing.B) { kittest.Benchmark(b, kittest.Build(b, "./build", "echo/index.ts")) }

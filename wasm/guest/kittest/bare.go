@@ -13,6 +13,8 @@ import (
 
 // Bare is one instance of a guest without the host around it, so that a test can hand it any bytes.
 type Bare struct {
+	Said string // the latest line that the guest logged
+
 	runtime wazero.Runtime
 	guest   api.Module
 }
@@ -25,10 +27,14 @@ func NewBare(t testing.TB, code, configuration []byte) *Bare {
 	t.Cleanup(func() { _ = b.runtime.Close(ctx) })
 	i32, i64, f64 := api.ValueTypeI32, api.ValueTypeI64, api.ValueTypeF64
 	nothing := api.GoModuleFunc(func(context.Context, api.Module, []uint64) {})
+	log := api.GoModuleFunc(func(_ context.Context, m api.Module, stack []uint64) {
+		line, _ := m.Memory().Read(uint32(stack[1]), uint32(stack[2]))
+		b.Said = string(line)
+	})
 	_, err := b.runtime.NewHostModuleBuilder(abi.HostModule).
 		NewFunctionBuilder().WithGoModuleFunction(nothing, []api.ValueType{i32, i32, f64}, nil).Export(abi.ImportEmitFeature).
 		NewFunctionBuilder().WithGoModuleFunction(nothing, []api.ValueType{i32, i32, i64}, nil).Export(abi.ImportEmitCount).
-		NewFunctionBuilder().WithGoModuleFunction(nothing, []api.ValueType{i32, i32, i32}, nil).Export(abi.ImportLog).
+		NewFunctionBuilder().WithGoModuleFunction(log, []api.ValueType{i32, i32, i32}, nil).Export(abi.ImportLog).
 		Instantiate(ctx)
 	if err != nil {
 		t.Fatal(err)
@@ -39,14 +45,20 @@ func NewBare(t testing.TB, code, configuration []byte) *Bare {
 	if version, err := b.call(abi.ExportVersion); err != nil || version != abi.Version {
 		t.Fatalf("version %d, %v", version, err)
 	}
-	ptr, err := b.hand(configuration)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if answer, err := b.call(abi.ExportConfigure, uint64(ptr), uint64(len(configuration))); err != nil || answer != 0 {
-		t.Fatalf("configure answers %d, %v", answer, err)
+	if ok, err := b.Configure(configuration); err != nil || !ok {
+		t.Fatalf("configure: %v, %s", err, b.Said)
 	}
 	return b
+}
+
+// Configure hands a configuration to the guest, also to one that has another already, and returns whether it took it.
+func (b *Bare) Configure(configuration []byte) (bool, error) {
+	ptr, err := b.hand(configuration)
+	if err != nil {
+		return false, err
+	}
+	answer, err := b.call(abi.ExportConfigure, uint64(ptr), uint64(len(configuration)))
+	return answer == 0, err
 }
 
 func (b *Bare) call(export string, params ...uint64) (uint32, error) {

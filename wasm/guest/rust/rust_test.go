@@ -47,3 +47,5 @@ func TestTheCratesOwnTests(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
+
+func BenchmarkEcho(b *testing.B) { kittest.Benchmark(b, kittest.Build(b, "./build", "echo")) }

@@ -46,14 +46,10 @@ export function configure(address: usize, length: i32): u32 {
   freeRoom()
   setConfiguration(b)
   const f = configureStep
-  if (f) {
-    const reason = f(String.UTF8.decode(b))
-    if (reason) {
-      log(Level.ERROR, reason)
-      return 1
-    }
-  }
-  return 0
+  const reason = f ? f(String.UTF8.decode(b)) : null
+  if (reason) log(Level.ERROR, reason)
+  __collect() // what reading it left behind is no part of the image
+  return reason ? 1 : 0
 }
 
 /** Answers one request and returns the return area. */

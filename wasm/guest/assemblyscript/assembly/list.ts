@@ -2,6 +2,11 @@
 
 import { BATCH, Datatype, LIST, NAME, RANK, TENSORS, datatypeName, datatypeOf, datatypeSize } from "./host"
 
+/** Ends a request that asks for an element which is not there; apart from those who ask, so that they stay small. */
+export function outOfRange(i: i32, length: i32): void {
+  throw new RangeError("element " + i.toString() + " of " + length.toString())
+}
+
 /** Elements of a tensor, in place. */
 export class Values<T> {
   constructor(
@@ -10,12 +15,16 @@ export class Values<T> {
     readonly length: i32,
   ) {}
 
+  // @ts-ignore: decorator
+  @inline
   @operator("[]") private at(i: i32): T {
-    if (<u32>i >= <u32>this.length) throw new RangeError("element " + i.toString() + " of " + this.length.toString())
+    if (<u32>i >= <u32>this.length) outOfRange(i, this.length)
     return load<T>(this.address + (<usize>i << alignof<T>()))
   }
 
   /** The element, without looking whether there is one. */
+  // @ts-ignore: decorator
+  @inline
   @operator("{}") private unchecked(i: i32): T {
     return load<T>(this.address + (<usize>i << alignof<T>()))
   }

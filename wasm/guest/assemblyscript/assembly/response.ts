@@ -1,7 +1,7 @@
 // The list that goes back, written in place.
 
 import { Datatype, LIST, MESSAGE, NAME, RANK, TENSORS, datatypeOf, datatypeSize } from "./host"
-import { Tensor, elementsOf, fits, quoted } from "./list"
+import { Tensor, elementsOf, fits, outOfRange, quoted } from "./list"
 
 const OK: u32 = 0
 const INPUT_ERROR: u32 = 1
@@ -18,17 +18,23 @@ export class Output<T> {
     readonly length: i32,
   ) {}
 
+  // @ts-ignore: decorator
+  @inline
   @operator("[]=") private put(i: i32, value: T): void {
-    if (<u32>i >= <u32>this.length) throw new RangeError("element " + i.toString() + " of " + this.length.toString())
+    if (<u32>i >= <u32>this.length) outOfRange(i, this.length)
     store<T>(this.address + (<usize>i << alignof<T>()), value)
   }
 
+  // @ts-ignore: decorator
+  @inline
   @operator("[]") private at(i: i32): T {
-    if (<u32>i >= <u32>this.length) throw new RangeError("element " + i.toString() + " of " + this.length.toString())
+    if (<u32>i >= <u32>this.length) outOfRange(i, this.length)
     return load<T>(this.address + (<usize>i << alignof<T>()))
   }
 
   /** Sets the element, without looking whether there is one. */
+  // @ts-ignore: decorator
+  @inline
   @operator("{}=") private putUnchecked(i: i32, value: T): void {
     store<T>(this.address + (<usize>i << alignof<T>()), value)
   }
