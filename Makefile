@@ -8,7 +8,7 @@ LDFLAGS := -s -w -X github.com/dhowfleet/dhow/protocol/version.Build=$(VERSION)
 export CGO_CFLAGS ?= -O2 -g -Wno-deprecated-declarations
 BUILD   := CGO_ENABLED=1 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 
-.PHONY: all binaries onnxruntime bundle demo test testdata lint proto bench faults conformance operators skew test-gpu tools clean
+.PHONY: all binaries onnxruntime bundle kernels demo test testdata lint proto bench bench-wasm neighbour faults conformance operators skew test-gpu tools clean
 
 all: binaries
 
@@ -23,6 +23,10 @@ onnxruntime:
 # The demo's bundle: model, labels, golden samples, and the two WASM steps built from wasm/examples.
 bundle:
 	@models/examples/fashion/build build/fashion
+
+# WASM programs to measure metering with; what has no tool chain here is left out, and said.
+kernels:
+	@wasm/examples/kernels/build build/kernels
 
 demo: binaries onnxruntime bundle
 	@bin/dhow demo --bundle build/fashion --photos models/examples/fashion/photos $(if $(KEEP),--keep)
@@ -39,11 +43,20 @@ testdata:
 faults: binaries onnxruntime bundle
 	DHOW_FAULTS=long $(GO) test -timeout 60m -count=1 ./test/e2e/...
 
-bench: binaries onnxruntime bundle
+bench: binaries onnxruntime bundle bench-wasm
 	$(GO) run ./test/bench $(BENCH)
+
+# What bounding WASM modules costs, beside wazero alone, its own bound, Extism and WASI's streams.
+bench-wasm: kernels
+	cd test/bench/wasm && $(GO) run . $(BENCH_WASM)
+
+# A model that serves while modules of the hostile corpus run beside it.
+neighbour: onnxruntime
+	$(GO) run ./test/hostile/neighbour $(NEIGHBOUR)
 
 conformance:
 	test/conformance/oci/run
+	cd test/conformance/extism && $(GO) test ./...
 
 # The table of docs/operators.md.
 operators: onnxruntime
