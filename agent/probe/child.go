@@ -21,6 +21,7 @@ import (
 	"github.com/dhowfleet/dhow/models/tensor"
 	"github.com/dhowfleet/dhow/wasm/confine"
 	"github.com/dhowfleet/dhow/wasm/host"
+	"github.com/dhowfleet/dhow/wasm/host/compiled"
 )
 
 const (
@@ -69,7 +70,7 @@ func Main(stdin io.Reader, stdout io.Writer) int {
 func limit(r *Request) error {
 	l := confine.Limits{Memory: r.MemoryBytes, CPUSeconds: r.CPUSeconds}
 	if r.WasmCache != "" {
-		l.FileBytes = host.MaxCompiled
+		l.FileBytes = compiled.MaxCompiled
 	}
 	return l.Apply()
 }

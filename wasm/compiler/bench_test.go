@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/dhowfleet/dhow/wasm/host"
+	"github.com/dhowfleet/dhow/wasm/host/compiled"
 	"github.com/dhowfleet/dhow/wasm/metering"
 )
 
@@ -55,7 +56,7 @@ func BenchmarkCompile(b *testing.B) {
 		who  int
 		fill func(dir string) error
 	}{
-		{"here", syscall.RUSAGE_SELF, func(dir string) error { return host.Fill(context.Background(), code, dir, 1024) }},
+		{"here", syscall.RUSAGE_SELF, func(dir string) error { return compiled.Fill(context.Background(), code, dir, 1024) }},
 		{"child", syscall.RUSAGE_CHILDREN, func(dir string) error {
 			return New(Limits{}, self()...).Compile(context.Background(), code, dir, 1024)
 		}},

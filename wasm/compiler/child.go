@@ -15,7 +15,7 @@ import (
 	"syscall"
 
 	"github.com/dhowfleet/dhow/wasm/confine"
-	"github.com/dhowfleet/dhow/wasm/host"
+	"github.com/dhowfleet/dhow/wasm/host/compiled"
 )
 
 // maxMessage bounds what the engine says of a module.
@@ -61,7 +61,7 @@ func compile(h header, in io.Reader) answer {
 	if _, err := io.ReadFull(in, code); err != nil {
 		return answer{Reason: Unavailable, Message: fmt.Sprintf("the compiler's process got a part of the module alone: %v", err)}
 	}
-	return verdict(host.Fill(context.Background(), code, h.Dir, h.Pages), h.Output)
+	return verdict(compiled.Fill(context.Background(), code, h.Dir, h.Pages), h.Output)
 }
 
 // verdict is the answer to what compiling came to.
@@ -71,7 +71,7 @@ func verdict(err error, output int64) answer {
 		return answer{Done: true}
 	case errors.Is(err, syscall.EFBIG):
 		return answer{Reason: SizeLimit, Message: fmt.Sprintf("it becomes more than %d KiB of machine code", output>>10)}
-	case errors.Is(err, host.ErrUnwritable):
+	case errors.Is(err, compiled.ErrUnwritable):
 		return answer{Unwritable: true, Message: unquoted(err)}
 	}
 	return answer{Reason: Refused, Message: unquoted(err)}

@@ -3,7 +3,7 @@
 // What compiling costs is not in proportion to a module, and it cannot be interrupted: modules of some kilobytes are
 // known that keep a core busy for half a minute and take gigabytes. So a process that serves starts a child for it, this
 // program itself under a verb of its own, which a program maps to Main. Into the child go a line of JSON and the module,
-// on its standard input; the machine code goes into a folder of the cache, which host.Fill fills and seals; a line of
+// on its standard input; the machine code goes into a folder of the cache, which compiled.Fill fills and seals; a line of
 // JSON comes back. The parent reads the folder when the child has ended, and only if its seal is right. The child knows
 // nothing, opens nothing else, and is ended at its limits of time and memory (package confine).
 //
@@ -30,7 +30,7 @@ import (
 	"time"
 
 	"github.com/dhowfleet/dhow/wasm/confine"
-	"github.com/dhowfleet/dhow/wasm/host"
+	"github.com/dhowfleet/dhow/wasm/host/compiled"
 )
 
 // Limits of compiling one module. A zero field means its default.
@@ -38,7 +38,7 @@ type Limits struct {
 	CPU    time.Duration // of processor time, the child's start included; 30 s, in whole seconds
 	Wall   time.Duration // twice CPU and 10 s
 	Memory int64         // bytes that the child may use at most, less for a small module; 1 GiB
-	Output int64         // bytes of machine code; host.MaxCompiled
+	Output int64         // bytes of machine code; compiled.MaxCompiled
 }
 
 // The defaults: a Go guest of 2.3 MB takes 1.6 s of a fast core and 70 MB.
@@ -73,7 +73,7 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Message }
 
-// Child is a host.Compiler that starts a child for each module.
+// Child is a compiled.Compiler that starts a child for each module.
 type Child struct {
 	limits  Limits
 	command []string
@@ -94,7 +94,7 @@ func New(limits Limits, command ...string) *Child {
 		limits.Memory = DefaultMemory
 	}
 	if limits.Output <= 0 {
-		limits.Output = host.MaxCompiled
+		limits.Output = compiled.MaxCompiled
 	}
 	return &Child{limits: limits, command: command}
 }
@@ -125,7 +125,7 @@ type answer struct {
 	Message    string `json:"message,omitempty"`
 }
 
-// Compile implements host.Compiler. Its errors are an *Error, one that wraps host.ErrUnwritable, or ctx's.
+// Compile implements compiled.Compiler. Its errors are an *Error, one that wraps compiled.ErrUnwritable, or ctx's.
 func (c *Child) Compile(ctx context.Context, code []byte, dir string, pages uint32) error {
 	if len(code) > maxCode {
 		return &Error{Reason: Refused, Message: fmt.Sprintf("it has %d bytes, at most %d are compiled", len(code), maxCode)}
@@ -189,7 +189,7 @@ func (l Limits) judge(o *confine.Outcome) error {
 	}
 	switch {
 	case a.Unwritable:
-		return fmt.Errorf("%w: %s", host.ErrUnwritable, a.Message)
+		return fmt.Errorf("%w: %s", compiled.ErrUnwritable, a.Message)
 	case !a.Done:
 		return failed(a.Reason, "%s", a.Message)
 	}

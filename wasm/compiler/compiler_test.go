@@ -21,6 +21,7 @@ import (
 	"github.com/dhowfleet/dhow/models/tensor"
 	"github.com/dhowfleet/dhow/wasm/confine"
 	"github.com/dhowfleet/dhow/wasm/host"
+	"github.com/dhowfleet/dhow/wasm/host/compiled"
 	"github.com/dhowfleet/dhow/wasm/wasmtest"
 )
 
@@ -163,7 +164,7 @@ func TestBombs(t *testing.T) {
 			if grown := after.TotalAlloc - before.TotalAlloc; grown > 8<<20+uint64(len(c.code))*4 {
 				t.Errorf("this process allocated %d bytes", grown)
 			}
-			if host.Sealed(dir) {
+			if compiled.Sealed(dir) {
 				t.Error("what was not compiled is sealed")
 			}
 		})
@@ -255,10 +256,10 @@ func TestBadChildren(t *testing.T) {
 // TestTheDiskIsNotTheModulesFault: what cannot be written is told apart, and not stored by halves.
 func TestTheDiskIsNotTheModulesFault(t *testing.T) {
 	code := wasmtest.NewGuest().Bytes()
-	if err := New(Limits{}, self()...).Compile(t.Context(), code, "/proc/self/nowhere", 16); !errors.Is(err, host.ErrUnwritable) {
+	if err := New(Limits{}, self()...).Compile(t.Context(), code, "/proc/self/nowhere", 16); !errors.Is(err, compiled.ErrUnwritable) {
 		t.Error(err)
 	}
-	if err := New(Limits{}, self()...).Compile(t.Context(), code, "relative", 16); err == nil || errors.Is(err, host.ErrUnwritable) {
+	if err := New(Limits{}, self()...).Compile(t.Context(), code, "relative", 16); err == nil || errors.Is(err, compiled.ErrUnwritable) {
 		t.Error(err)
 	}
 }

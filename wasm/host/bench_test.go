@@ -152,7 +152,7 @@ func BenchmarkCompileGoCached(b *testing.B) {
 	code := goGuest(b)
 	goModule(b)
 	for b.Loop() {
-		m, err := compiled.runtime.Compile(context.Background(), code, Options{})
+		m, err := ready.runtime.Compile(context.Background(), code, Options{})
 		if err != nil {
 			b.Fatal(err)
 		}

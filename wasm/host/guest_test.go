@@ -22,9 +22,6 @@ import (
 var scratch string
 
 func TestMain(m *testing.M) {
-	if dir := os.Getenv(childVariable); dir != "" {
-		os.Exit(child(dir))
-	}
 	var err error
 	if scratch, err = os.MkdirTemp("", "dhow-wasm-host-"); err != nil {
 		panic(err)
@@ -59,7 +56,7 @@ func goGuest(t testing.TB) []byte {
 	return built.code
 }
 
-var compiled struct {
+var ready struct {
 	once    sync.Once
 	module  *Module
 	logged  bytes.Buffer
@@ -71,20 +68,20 @@ var compiled struct {
 func goModule(t testing.TB) *Module {
 	t.Helper()
 	code := goGuest(t)
-	compiled.once.Do(func() {
-		compiled.runtime, compiled.err = NewRuntime(context.Background(), Config{CacheDir: filepath.Join(scratch, "cache"), Logger: slog.New(slog.NewTextHandler(&compiled.logged, nil))})
-		if compiled.err != nil {
+	ready.once.Do(func() {
+		ready.runtime, ready.err = NewRuntime(context.Background(), Config{CacheDir: filepath.Join(scratch, "cache"), Logger: slog.New(slog.NewTextHandler(&ready.logged, nil))})
+		if ready.err != nil {
 			return
 		}
-		compiled.module, compiled.err = compiled.runtime.Compile(context.Background(), code, Options{
+		ready.module, ready.err = ready.runtime.Compile(context.Background(), code, Options{
 			Name: "test.wasm", Limits: Limits{Timeout: time.Minute, Memory: 32 << 20}, Configuration: []byte("a\nb\n"),
 			Counters: []string{"known"}, Features: []string{"bright"}, Instances: 2, State: Reset,
 		})
 	})
-	if compiled.err != nil {
-		t.Fatal(compiled.err)
+	if ready.err != nil {
+		t.Fatal(ready.err)
 	}
-	return compiled.module
+	return ready.module
 }
 
 // sink keeps what a guest emitted.
@@ -194,7 +191,7 @@ func TestABrokenInstanceIsAsGoodAsNew(t *testing.T) {
 func keeping(t testing.TB) *Module {
 	t.Helper()
 	goModule(t)
-	m, err := compiled.runtime.Compile(context.Background(), goGuest(t), Options{State: Keep, Instances: 1, Limits: Limits{Timeout: time.Minute}})
+	m, err := ready.runtime.Compile(context.Background(), goGuest(t), Options{State: Keep, Instances: 1, Limits: Limits{Timeout: time.Minute}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -357,7 +354,7 @@ func TestLogLinesAreLimited(t *testing.T) {
 	if d := m.Stats().DroppedLines - before; d < 10_000-lines.Burst-lines.Rate*60 {
 		t.Errorf("%d of 10,000 lines were dropped", d)
 	}
-	if n := strings.Count(compiled.logged.String(), "line=again"); n == 0 {
+	if n := strings.Count(ready.logged.String(), "line=again"); n == 0 {
 		t.Error("no line got through")
 	}
 }

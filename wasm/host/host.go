@@ -44,6 +44,7 @@ import (
 	"time"
 
 	"github.com/dhowfleet/dhow/wasm/abi"
+	"github.com/dhowfleet/dhow/wasm/host/compiled"
 	"github.com/dhowfleet/dhow/wasm/host/lines"
 	"github.com/dhowfleet/dhow/wasm/metering"
 	"github.com/dhowfleet/dhow/wasm/payload"
@@ -77,6 +78,9 @@ type Sink interface {
 	Feature(name string, value float64)
 	Count(name string, n uint64)
 }
+
+// Compiler compiles modules outside this process; package compiler has one.
+type Compiler = compiled.Compiler
 
 // Config of a Runtime. The zero value compiles without a cache and logs nowhere.
 type Config struct {
@@ -172,24 +176,21 @@ func (l *Limits) complete() error {
 
 // Runtime compiles modules.
 type Runtime struct {
-	cache     *cache   // nil without a directory
-	compiler  Compiler // nil: this process compiles
-	policy    Policy
-	logger    *slog.Logger
-	compiling chan struct{} // one at a time: compiling takes a core and hundreds of megabytes
+	store  *compiled.Store
+	policy Policy
+	logger *slog.Logger
 }
 
 // NewRuntime makes a Runtime; the cache directory is created when it is first written to.
 func NewRuntime(_ context.Context, config Config) (*Runtime, error) {
-	r := &Runtime{logger: config.Logger, compiler: config.Compiler, policy: config.Policy, compiling: make(chan struct{}, 1)}
+	r := &Runtime{logger: config.Logger, policy: config.Policy}
 	if r.logger == nil {
 		r.logger = slog.New(slog.DiscardHandler)
 	}
-	if config.CacheBytes < 0 {
-		return nil, fmt.Errorf("cannot make a WASM runtime: cache size %d is negative", config.CacheBytes)
-	}
-	if config.CacheDir != "" {
-		r.cache = newCache(config.CacheDir, config.CacheBytes, r.logger)
+	var err error
+	r.store, err = compiled.NewStore(compiled.Config{Dir: config.CacheDir, Bytes: config.CacheBytes, Compiler: config.Compiler, Logger: r.logger})
+	if err != nil {
+		return nil, fmt.Errorf("cannot make a WASM runtime: %w", err)
 	}
 	return r, nil
 }
@@ -259,12 +260,13 @@ func (r *Runtime) compile(ctx context.Context, code []byte, options Options) (*M
 	if logger == nil {
 		logger = r.logger
 	}
-	m.lines = lines.New(logger.With(slog.String("module", options.Name)))
-	if err := r.build(ctx, m, rewritten.Code, pages+spare); err != nil {
+	logger = logger.With(slog.String("module", options.Name))
+	m.lines = lines.New(logger)
+	if m.code, err = r.store.Load(ctx, rewritten.Code, pages+spare, logger); err != nil {
 		return nil, err
 	}
 	if err := m.link(ctx); err != nil {
-		_ = m.release()
+		_ = m.code.Close()
 		return nil, err
 	}
 	return m, nil
@@ -294,7 +296,7 @@ func offered(info *metering.Info, pages uint32, kind protocolOf) error {
 
 // link checks the exports and offers the imports.
 func (m *Module) link(ctx context.Context) error {
-	if err := m.kind.check(m.compiled); err != nil {
+	if err := m.kind.check(m.code.Module); err != nil {
 		return err
 	}
 	return m.imports(ctx)

@@ -23,12 +23,12 @@ const (
 // imports offers what guests may import: the meter, the contract's functions, and WASI.
 func (m *Module) imports(ctx context.Context) error {
 	i32, i64, f64 := api.ValueTypeI32, api.ValueTypeI64, api.ValueTypeF64
-	if _, err := m.runtime.NewHostModuleBuilder(metering.ImportModule).
+	if _, err := m.code.Runtime.NewHostModuleBuilder(metering.ImportModule).
 		NewFunctionBuilder().WithGoFunction(api.GoFunc(refill), []api.ValueType{i64, i64}, []api.ValueType{i64}).Export(metering.ImportRefill).
 		Instantiate(ctx); err != nil {
 		return err
 	}
-	if _, err := m.runtime.NewHostModuleBuilder(abi.HostModule).
+	if _, err := m.code.Runtime.NewHostModuleBuilder(abi.HostModule).
 		NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(emitFeature), []api.ValueType{i32, i32, f64}, nil).Export(abi.ImportEmitFeature).
 		NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(emitCount), []api.ValueType{i32, i32, i64}, nil).Export(abi.ImportEmitCount).
 		NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(log), []api.ValueType{i32, i32, i32}, nil).Export(abi.ImportLog).
@@ -36,17 +36,17 @@ func (m *Module) imports(ctx context.Context) error {
 		return err
 	}
 	wants := map[string]bool{}
-	for _, f := range m.compiled.ImportedFunctions() {
+	for _, f := range m.code.Module.ImportedFunctions() {
 		module, _, _ := f.Import()
 		wants[module] = true
 	}
 	if wants[extism.Module] {
-		if err := extism.Instantiate(ctx, m.runtime, func(ctx context.Context) extism.Caller { return callOf(ctx) }); err != nil {
+		if err := extism.Instantiate(ctx, m.code.Runtime, func(ctx context.Context) extism.Caller { return callOf(ctx) }); err != nil {
 			return err
 		}
 	}
 	if wants[abi.WASIModule] {
-		return wasi.Instantiate(ctx, m.runtime, m.grants, func(ctx context.Context) wasi.Caller { return callOf(ctx) })
+		return wasi.Instantiate(ctx, m.code.Runtime, m.grants, func(ctx context.Context) wasi.Caller { return callOf(ctx) })
 	}
 	return nil
 }

@@ -88,7 +88,7 @@ func (in *instance) boot() error {
 	config := wazero.NewModuleConfig().WithName("").WithStartFunctions(m.kind.starts()...)
 	allocate := experimental.MemoryAllocatorFunc(func(_, _ uint64) experimental.LinearMemory { return in.memory })
 	var err error
-	in.guest, err = m.runtime.InstantiateModule(experimental.WithMemoryAllocator(&in.call, allocate), m.compiled, config)
+	in.guest, err = m.code.Runtime.InstantiateModule(experimental.WithMemoryAllocator(&in.call, allocate), m.code.Module, config)
 	if err != nil {
 		return err
 	}

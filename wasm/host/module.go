@@ -6,8 +6,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/tetratelabs/wazero"
-
+	"github.com/dhowfleet/dhow/wasm/host/compiled"
 	"github.com/dhowfleet/dhow/wasm/host/lines"
 	"github.com/dhowfleet/dhow/wasm/host/memory"
 	"github.com/dhowfleet/dhow/wasm/metering"
@@ -28,11 +27,7 @@ type Module struct {
 	counters      map[string]string
 	lines         *lines.Log
 
-	compilation wazero.CompilationCache // nil where there is none
-	runtime     wazero.Runtime
-	compiled    wazero.CompiledModule
-	cached      bool          // it was not compiled for this module
-	compileTime time.Duration // or what loading it from the cache took
+	code *compiled.Code
 
 	slots  chan struct{} // one for each call in flight, so that there are never more instances
 	closed chan struct{}
@@ -61,7 +56,7 @@ func (m *Module) Info() Info {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	i := m.info
-	i.Cached, i.CompileTime, i.Restorable, i.Batches = m.cached, m.compileTime, m.restorable, m.batches
+	i.Cached, i.CompileTime, i.Restorable, i.Batches = m.code.Cached, m.code.Took, m.restorable, m.batches
 	if m.image != nil {
 		i.ImageBytes = m.image.Size()
 	}
@@ -196,22 +191,5 @@ func (m *Module) Close() error {
 		in.discard()
 	}
 	m.idle = nil
-	return m.release()
-}
-
-// release closes the runtime and what it compiled.
-func (m *Module) release() error {
-	ctx := context.Background()
-	var err error
-	if m.compiled != nil {
-		err = m.compiled.Close(ctx)
-	}
-	if m.runtime != nil {
-		err = errors.Join(err, m.runtime.Close(ctx))
-	}
-	if m.compilation != nil {
-		err = errors.Join(err, m.compilation.Close(ctx))
-	}
-	m.compiled, m.runtime, m.compilation = nil, nil, nil
-	return err
+	return m.code.Close()
 }

@@ -1,4 +1,4 @@
-package host
+package compiled
 
 import (
 	"bytes"
@@ -28,14 +28,14 @@ func (f *filler) Compile(ctx context.Context, code []byte, dir string, pages uin
 	return Fill(ctx, code, dir, pages)
 }
 
-func with(t *testing.T, dir string, c Compiler) (*Runtime, *bytes.Buffer) {
+func with(t *testing.T, dir string, c Compiler) (*Store, *bytes.Buffer) {
 	t.Helper()
 	var logged bytes.Buffer
-	r, err := NewRuntime(context.Background(), Config{CacheDir: dir, Compiler: c, Logger: slog.New(slog.NewTextHandler(&logged, nil))})
+	s, err := NewStore(Config{Dir: dir, Compiler: c, Logger: slog.New(slog.NewTextHandler(&logged, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return r, &logged
+	return s, &logged
 }
 
 func TestWhatIsInTheCacheIsNotCompiledAgain(t *testing.T) {
@@ -43,7 +43,7 @@ func TestWhatIsInTheCacheIsNotCompiledAgain(t *testing.T) {
 	f := &filler{}
 	r, logged := with(t, dir, f)
 	for range 3 {
-		once(t, r, assembly{})
+		once(t, r, 1)
 	}
 	if f.calls != 1 || logged.Len() != 0 {
 		t.Errorf("it was compiled %d times; %s", f.calls, logged)
@@ -82,7 +82,7 @@ func TestNothingIsCompiledInTheProcessItself(t *testing.T) {
 			dir := t.TempDir()
 			f := &filler{}
 			r, logged := with(t, dir, f)
-			once(t, r, assembly{})
+			once(t, r, 1)
 			code, seals := files(t, dir)
 			change(t, code[0])
 			entry := filepath.Dir(seals[0])
@@ -92,12 +92,12 @@ func TestNothingIsCompiledInTheProcessItself(t *testing.T) {
 			if err := seal(entry); err != nil {
 				t.Fatal(err)
 			}
-			m := &Module{}
-			if err := m.loadCompiled(context.Background(), assembly{}.build(), entry, 1); !errors.Is(err, errNotThere) {
+			j := job{code: module(1), pages: 1}
+			if _, err := j.loadCompiled(context.Background(), entry); !errors.Is(err, errNotThere) {
 				t.Errorf("loaded without compiled code: %v", err)
 			}
-			once(t, r, assembly{})
-			once(t, r, assembly{})
+			once(t, r, 1)
+			once(t, r, 1)
 			if f.calls != 2 || !strings.Contains(logged.String(), "compiling anew") {
 				t.Errorf("it was compiled %d times; %s", f.calls, logged)
 			}
@@ -122,7 +122,7 @@ func TestWithoutAFolderOfItsOwn(t *testing.T) {
 				return nil
 			}}
 			r, logged := with(t, c.dir, f)
-			once(t, r, assembly{})
+			once(t, r, 1)
 			if warned := strings.Contains(logged.String(), "compiling without it"); warned != (c.dir != "") {
 				t.Errorf("logged %q", logged)
 			}
@@ -137,7 +137,7 @@ func TestWithoutAFolderOfItsOwn(t *testing.T) {
 	t.Run("nothing can be written", func(t *testing.T) {
 		t.Setenv("TMPDIR", file)
 		r, _ := with(t, file, &filler{})
-		_, err := r.Compile(context.Background(), assembly{}.build(), Options{})
+		_, err := r.Load(context.Background(), module(1), 1, r.logger)
 		if !errors.Is(err, ErrUnwritable) || !strings.Contains(err.Error(), "TMPDIR") {
 			t.Errorf("%v", err)
 		}
@@ -160,7 +160,7 @@ func TestACompilerThatFails(t *testing.T) {
 			t.Setenv("TMPDIR", temp)
 			f := &filler{fail: fail}
 			r, _ := with(t, dir, f)
-			_, err := r.Compile(context.Background(), assembly{}.build(), Options{})
+			_, err := r.Load(context.Background(), module(1), 1, r.logger)
 			if err == nil {
 				t.Error("no error")
 			}
@@ -170,7 +170,7 @@ func TestACompilerThatFails(t *testing.T) {
 				}
 			}
 			f.fail = nil
-			once(t, r, assembly{})
+			once(t, r, 1)
 		})
 	}
 }

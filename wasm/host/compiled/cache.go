@@ -1,4 +1,4 @@
-package host
+package compiled
 
 import (
 	"crypto/sha256"

@@ -1,9 +1,10 @@
-package host
+package compiled
 
 import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -14,28 +15,57 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/tetratelabs/wazero"
+
+	"github.com/dhowfleet/dhow/wasm/wasmtest"
 )
 
-func caching(t *testing.T, dir string, limit int64, logged *bytes.Buffer) *Runtime {
-	t.Helper()
-	r, err := NewRuntime(context.Background(), Config{CacheDir: dir, CacheBytes: limit, Logger: slog.New(slog.NewTextHandler(logged, nil))})
-	if err != nil {
-		t.Fatal(err)
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(childVariable); dir != "" {
+		os.Exit(child(dir))
 	}
-	return r
+	os.Exit(m.Run())
 }
 
-// once compiles a, lets it answer and closes it.
-func once(t *testing.T, r *Runtime, a assembly) {
+func caching(t *testing.T, dir string, limit int64, logged *bytes.Buffer) *Store {
 	t.Helper()
-	m, err := r.Compile(context.Background(), a.build(), Options{})
+	s, err := NewStore(Config{Dir: dir, Bytes: limit, Logger: slog.New(slog.NewTextHandler(logged, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := m.Process(context.Background(), request("x"), nil); err != nil {
-		t.Error(err)
+	return s
+}
+
+// module has a function that answers with n.
+func module(n int32) []byte {
+	m := wasmtest.New()
+	f := m.Func(wasmtest.Sig{Results: []wasmtest.Type{wasmtest.I32}}, wasmtest.I32Const(n))
+	m.Export("answer", wasmtest.KindFunction, f.Index)
+	return m.Bytes()
+}
+
+// ask loads module(n), lets it answer and closes it.
+func ask(s *Store, n int32) error {
+	ctx := context.Background()
+	c, err := s.Load(ctx, module(n), 1, s.logger)
+	if err != nil {
+		return err
 	}
-	if err := m.Close(); err != nil {
+	in, err := c.Runtime.InstantiateModule(ctx, c.Module, wazero.NewModuleConfig())
+	if err != nil {
+		return err
+	}
+	got, err := in.ExportedFunction("answer").Call(ctx)
+	if err == nil && int32(got[0]) != n {
+		err = fmt.Errorf("it answered %d, not %d", got[0], n)
+	}
+	return errors.Join(err, c.Close())
+}
+
+func once(t *testing.T, s *Store, n int32) {
+	t.Helper()
+	if err := ask(s, n); err != nil {
 		t.Error(err)
 	}
 }
@@ -104,7 +134,7 @@ func TestADamagedCacheIsNotRun(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			dir := t.TempDir()
 			var logged bytes.Buffer
-			once(t, caching(t, dir, 0, &logged), assembly{})
+			once(t, caching(t, dir, 0, &logged), 1)
 			code, seals := files(t, dir)
 			if len(code) != 1 || len(seals) != 1 {
 				t.Fatalf("the cache holds %v and %v", code, seals)
@@ -114,8 +144,8 @@ func TestADamagedCacheIsNotRun(t *testing.T) {
 				t.Fatal(err)
 			}
 			damage(t, code[0], seals[0])
-			once(t, caching(t, dir, 0, &logged), assembly{})
-			once(t, caching(t, dir, 0, &logged), assembly{})
+			once(t, caching(t, dir, 0, &logged), 1)
+			once(t, caching(t, dir, 0, &logged), 1)
 			code, seals = files(t, dir)
 			if len(code) != 1 || len(seals) != 1 {
 				t.Fatalf("afterwards the cache holds %v and %v", code, seals)
@@ -133,35 +163,31 @@ func TestACacheThatCannotBeWrittenFailsNothing(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	once(t, caching(t, file, 0, &logged), assembly{})
+	once(t, caching(t, file, 0, &logged), 1)
 	if !strings.Contains(logged.String(), "compiling without it") {
 		t.Errorf("the log says nothing: %s", logged.String())
 	}
 }
 
 const (
-	childVariable = "DHOW_WASM_HOST_CHILD" // the cache directory of a child process
-	fullVariable  = "DHOW_WASM_HOST_FULL"  // set: no file may be longer than a few bytes
+	childVariable = "DHOW_WASM_COMPILED_CHILD" // the cache directory of a child process
+	fullVariable  = "DHOW_WASM_COMPILED_FULL"  // set: no file may be longer than a few bytes
 )
 
 // child compiles a guest into the cache and lets it answer.
 func child(dir string) int {
 	if os.Getenv(fullVariable) != "" {
 		signal.Ignore(syscall.SIGXFSZ)
-		if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 100, Max: 100}); err != nil {
+		if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 10, Max: 10}); err != nil {
 			return 2
 		}
 	}
-	r, err := NewRuntime(context.Background(), Config{CacheDir: dir})
+	s, err := NewStore(Config{Dir: dir, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return 3
 	}
-	m, err := r.Compile(context.Background(), assembly{}.build(), Options{})
-	if err != nil {
+	if err := ask(s, 1); err != nil {
 		return 4
-	}
-	if _, err := m.Process(context.Background(), request("x"), nil); err != nil {
-		return 5
 	}
 	return 0
 }
@@ -222,12 +248,12 @@ func TestProcessesShareACache(t *testing.T) {
 			var logged bytes.Buffer
 			r := caching(t, dir, 0, &logged)
 			for i := range 10 {
-				once(t, r, assembly{process: join(constant(int32(i)), []byte{opDrop}, constant(answerAt))})
+				once(t, r, int32(i))
 			}
 		})
 	}
 	wg.Wait()
-	once(t, caching(t, dir, 0, new(bytes.Buffer)), assembly{})
+	once(t, caching(t, dir, 0, new(bytes.Buffer)), 1)
 }
 
 // TestTheCacheShrinks: what was used longest ago goes, what was just compiled stays.
@@ -235,13 +261,13 @@ func TestTheCacheShrinks(t *testing.T) {
 	dir := t.TempDir()
 	var logged bytes.Buffer
 	r := caching(t, dir, 1, &logged)
-	once(t, r, assembly{})
+	once(t, r, 1)
 	_, first := files(t, dir)
 	past := time.Now().Add(-time.Hour)
 	if err := os.Chtimes(filepath.Dir(first[0]), past, past); err != nil {
 		t.Fatal(err)
 	}
-	once(t, r, assembly{process: join(constant(1), []byte{opDrop}, constant(answerAt))})
+	once(t, r, 2)
 	_, left := files(t, dir)
 	if len(left) != 1 || left[0] == first[0] {
 		t.Errorf("the cache holds %v, the first entry was %v", left, first)
