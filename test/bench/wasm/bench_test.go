@@ -40,7 +40,7 @@ func TestVerdictsAreCounted(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.summary()
-	for _, want := range []string{"<= 1.25x   holds", "a <= 2.00x, b <= 2 ms  MISSES", "absent was not measured: no compiler", "1 figures hold, 1 miss their goal", "MISSES bad  3 ms  goal a <="} {
+	for _, want := range []string{"<= 1.25x   holds", "a <= 2.00x, b <= 2 ms  MISSES", "absent was not judged: no compiler", "1 figures hold, 1 miss their goal", "MISSES bad  3 ms  goal a <="} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%q is not in\n%s", want, out.String())
 		}

@@ -10,7 +10,9 @@ import (
 	"slices"
 	"time"
 
+	"github.com/dhowfleet/dhow/wasm/abi"
 	"github.com/dhowfleet/dhow/wasm/host"
+	"github.com/dhowfleet/dhow/wasm/metering"
 	. "github.com/dhowfleet/dhow/wasm/wasmtest" //nolint:revive,staticcheck // instructions read as a listing
 )
 
@@ -32,13 +34,14 @@ type hostileGuest struct {
 // hostileGuests loop in each way that takes the host something else to stop.
 func hostileGuests() []hostileGuest {
 	all := []hostileGuest{}
+	const size = hostileMemory
 	add := func(name string, build func(g *Guest), imports ...Import) {
 		g := NewGuest(imports...)
-		g.Memory(hostileMemory/pageSize, hostileMemory/pageSize)
 		build(g)
 		all = append(all, hostileGuest{name, g.Bytes()})
 	}
-	const size = hostileMemory
+	// Those that need much memory have it from the start; putting it back to zeroes counts as lateness.
+	whole := func(g *Guest) { g.Memory(size/pageSize, size/pageSize) }
 	add("empty loop", func(g *Guest) { g.Answering(Forever()) })
 	add("loop by br_table", func(g *Guest) { g.Answering(Loop(Empty, I32Const(0), BrTable(0, 0))) })
 	add("integer division", func(g *Guest) {
@@ -51,6 +54,7 @@ func hostileGuests() []hostileGuest {
 		g.Answering(Forever(I32Const(0), CallIndirect(g.Type(Sig{}), 0)))
 	})
 	add("straight line of cache misses", func(g *Guest) {
+		whole(g)
 		// Each load says where the next one is, so none begins before the one before has ended.
 		g.Process.Locals(I32)
 		g.Answering(Forever(
@@ -60,12 +64,14 @@ func hostileGuests() []hostileGuest {
 		))
 	})
 	add("memory.fill of all memory", func(g *Guest) {
+		whole(g)
 		g.Answering(Forever(I32Const(1<<16), I32Const(1), I32Const(size-1<<16), MemoryFill))
 	})
 	add("memory.copy of half the memory", func(g *Guest) {
+		whole(g)
 		g.Answering(Forever(I32Const(size/2), I32Const(0), I32Const(size/2), MemoryCopy))
 	})
-	add("memory.grow without room", func(g *Guest) { g.Answering(Forever(I32Const(1), MemoryGrow, Drop)) })
+	add("memory.grow without room", func(g *Guest) { whole(g); g.Answering(Forever(I32Const(1), MemoryGrow, Drop)) })
 	add("flood of emits", func(g *Guest) {
 		g.Answering(Forever(I32Const(0), I32Const(8), I64Const(1), Call(0)))
 	}, EmitCount)
@@ -88,7 +94,10 @@ func (b *bench) startHostile(ctx context.Context, h hostileGuest, timeout time.D
 
 // overshootTable measures how long after its deadline a guest is stopped.
 func (b *bench) overshootTable(ctx context.Context) error {
-	s := b.report.sheet("a deadline of "+span(overshootDeadline), "overshoot p50", "worst")
+	s := b.report.sheet("a deadline of "+span(overshootDeadline), "overshoot p50", "worst", "longest stretch without a look at the clock")
+	control := b.control()
+	busy := slices.Max(control) > overshootBound/2
+	s.row(nil, "a loop in Go that looks itself, for comparison", span(median(control)), span(slices.Max(control)))
 	for _, h := range hostileGuests() {
 		m, err := b.startHostile(ctx, h, overshootDeadline, hostileQuantum)
 		if err != nil {
@@ -107,10 +116,57 @@ func (b *bench) overshootTable(ctx context.Context) error {
 		if err := m.Close(); err != nil {
 			return err
 		}
+		stretch, err := longestStretch(ctx, h)
+		if err != nil {
+			return fmt.Errorf("%s: %w", h.name, err)
+		}
 		p50, worst := median(over), slices.Max(over)
-		s.row(goals{within("worst", worst, overshootBound)}, h.name, span(p50), span(worst))
+		g := goals{within("stretch", stretch, overshootBound)}
+		if !busy {
+			g = append(g, within("worst", worst, overshootBound))
+		}
+		s.row(g, h.name, span(p50), span(worst), span(stretch))
+	}
+	if busy {
+		s.note("lateness", "this machine has other work, so that even a loop in Go was late; the longest stretch alone was judged")
 	}
 	return s.flush()
+}
+
+// control is how late this machine lets anybody be: a loop that only looks at the clock notices its deadline too late
+// where it was not given the processor.
+func (b *bench) control() []time.Duration {
+	var over []time.Duration
+	for range b.rounds(20) {
+		begin := time.Now()
+		for time.Since(begin) < overshootDeadline { //nolint:revive // looking is all that it does
+		}
+		over = append(over, time.Since(begin)-overshootDeadline)
+	}
+	return over
+}
+
+// longestStretch is the most processor time that passed between two refills, which is how late a guest can be stopped on
+// a machine that does nothing else.
+func longestStretch(ctx context.Context, h hostileGuest) (time.Duration, error) {
+	runtime.LockOSThread() // whose time is taken
+	defer runtime.UnlockOSThread()
+	r, g, err := startMetered(ctx, h.code, metering.Yield, hostileQuantum)
+	if err != nil {
+		return 0, err
+	}
+	defer r.close()
+	g.deadline = time.Now().Add(overshootDeadline)
+	var longest time.Duration
+	last := threadTime()
+	g.watch = func() {
+		now := threadTime()
+		longest, last = max(longest, now-last), now
+	}
+	if err := r.function(abi.ExportProcess)([]uint64{0, 0}); !errors.Is(err, errDeadline) {
+		return 0, fmt.Errorf("it ends with %w", err)
+	}
+	return longest, nil
 }
 
 // pauseTable measures how long a stop of the world takes while a hostile guest runs: the guest's thread has to come back
@@ -121,6 +177,7 @@ func (b *bench) pauseTable(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	busy := quiet.p99 > pauseWorstBound/2
 	s.row(nil, "none", "-", fmt.Sprint(quiet.n), span(quiet.p50), span(quiet.p99), span(quiet.worst))
 	for _, h := range hostileGuests() {
 		for _, q := range []int64{hostileQuantum, quantum} {
@@ -133,10 +190,16 @@ func (b *bench) pauseTable(ctx context.Context) error {
 			}
 			var g goals
 			if q == hostileQuantum {
-				g = goals{within("p50", found.p50, pauseBound), within("p99", found.p99, pauseWorstBound)}
+				g = goals{within("p50", found.p50, pauseBound)}
+				if !busy {
+					g = append(g, within("p99", found.p99, pauseWorstBound))
+				}
 			}
 			s.row(g, h.name, fmt.Sprint(q), fmt.Sprint(found.n), span(found.p50), span(found.p99), span(found.worst))
 		}
+	}
+	if busy {
+		s.note("p99", "this machine has other work, so that stops wait beside no guest too; p50 alone was judged")
 	}
 	return s.flush()
 }

@@ -24,7 +24,7 @@ type meter struct {
 	quantum     int64
 	grant       int64 // at the beginning of a call
 	spent       int64
-	refills     int
+	watch       func() // each refill, nil for nothing
 }
 
 var errDeadline = errors.New("the deadline has passed")
@@ -74,7 +74,9 @@ func (g *meter) reset() {
 
 // refill gives the next quantum while there is time.
 func (g *meter) refill(_ context.Context, _ api.Module, stack []uint64) {
-	g.refills++
+	if g.watch != nil {
+		g.watch()
+	}
 	g.spent += g.quantum - int64(stack[0])
 	if int64(stack[1]) < 0 {
 		panic(errors.New("the stack is used up"))

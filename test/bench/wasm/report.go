@@ -60,9 +60,9 @@ func (s *sheet) row(g goals, cells ...string) {
 	fmt.Fprintln(s.w, strings.Join(cells, "\t")+"\t"+text+"\t"+verdict+"\t")
 }
 
-// note says below the table why a row is missing.
+// note says below the table why something is missing.
 func (s *sheet) note(what, reason string) {
-	s.notes = append(s.notes, what+" was not measured: "+reason)
+	s.notes = append(s.notes, what+" was not judged: "+reason)
 }
 
 func (s *sheet) flush() error {

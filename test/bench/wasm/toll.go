@@ -15,6 +15,7 @@ import (
 	"github.com/dhowfleet/dhow/models/tensor"
 	"github.com/dhowfleet/dhow/wasm/abi"
 	"github.com/dhowfleet/dhow/wasm/host"
+	"github.com/dhowfleet/dhow/wasm/payload"
 )
 
 const (
@@ -89,7 +90,7 @@ func (b *bench) echoes(ctx context.Context, size int) ([]echo, error) {
 		data[i] = byte(i * 7)
 	}
 	var all []echo
-	for _, make := range []func(context.Context, []byte) ([]echo, error){b.ownEchoes, wazeroEcho, extismEchoes, commandEchoes} {
+	for _, make := range []func(context.Context, []byte) ([]echo, error){b.ownEchoes, wazeroEcho, b.foreignEchoes, extismEchoes, commandEchoes} {
 		some, err := make(ctx, data)
 		if err != nil {
 			for _, e := range all {
@@ -213,6 +214,37 @@ func contractCall(r *running, in []tensor.Tensor, use func(list []byte) error) f
 		stack[0] = uint64(ret)
 		return post(stack[:])
 	}
+}
+
+// foreignEchoes are programs without the contract, run by package host under the bounds of all others.
+func (b *bench) foreignEchoes(ctx context.Context, data []byte) ([]echo, error) {
+	in := []tensor.Tensor{{Name: "x", Datatype: tensor.Bytes, Shape: []int64{1}, Data: tensor.AppendBytes(nil, data)}}
+	var all []echo
+	for _, c := range []struct {
+		name string
+		code []byte
+		kind host.Kind
+	}{
+		{"a plug-in of Extism's, in our host, reset", extismEcho(), host.Extism},
+		{"a WASI command, in our host, reset", commandEcho(), host.Command},
+	} {
+		m, err := b.compile(ctx, c.code, host.Options{Name: "echo", Kind: c.kind, Function: "echo", Format: payload.Raw, Limits: host.Limits{Timeout: time.Minute}})
+		if err != nil {
+			for _, e := range all {
+				e.close()
+			}
+			return nil, err
+		}
+		all = append(all, echo{c.name, func() error {
+			return m.View(ctx, in, nil, func(out []tensor.Tensor) error {
+				if len(out) != 1 || !bytes.Equal(out[0].Data, in[0].Data) {
+					return errOther
+				}
+				return nil
+			})
+		}, func() { _ = m.Close() }})
+	}
+	return all, nil
 }
 
 func extismEchoes(ctx context.Context, data []byte) ([]echo, error) {
