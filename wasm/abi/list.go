@@ -75,12 +75,28 @@ func Put(dst []byte, ts []tensor.Tensor) error {
 		n := copy(at, t.Name)
 		clear(at[n:pad(n)])
 		at = at[pad(n):]
-		n = copy(at, t.Data)
+		n = copyData(at, t.Data)
 		clear(at[n:pad(n)])
 		at = at[pad(n):]
 	}
 	return nil
 }
+
+// piece is how much is copied at once. The Go runtime cannot stop a goroutine within a copy, and a collection would wait
+// for 64 MiB of it.
+const piece = 256 << 10
+
+func copyData(dst, data []byte) (n int) {
+	for len(data)-n > piece {
+		n += copyPiece(dst[n:], data[n:n+piece])
+	}
+	return n + copy(dst[n:], data[n:])
+}
+
+// copyPiece is a call of its own, since it is at a call that the runtime stops a goroutine at once.
+//
+//go:noinline
+func copyPiece(dst, data []byte) int { return copy(dst, data) }
 
 // Encode returns the list of ts in a new slice.
 func Encode(ts []tensor.Tensor) ([]byte, error) {

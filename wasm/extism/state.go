@@ -58,7 +58,7 @@ func NewState(limit int64, config map[string][]byte) (*State, error) {
 		return nil, fmt.Errorf("cannot make a plug-in's memory: %d bytes are not between 64 KiB and 4 GiB", limit)
 	}
 	limit = (limit + pageSize - 1) &^ (pageSize - 1)
-	mapping, err := memory.New(limit)
+	mapping, err := memory.New(limit, 0)
 	if err != nil {
 		return nil, err
 	}

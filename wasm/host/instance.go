@@ -51,7 +51,7 @@ type emit struct {
 func (m *Module) start(ctx context.Context) (*instance, error) {
 	began := time.Now()
 	mapped := min(m.limits.Memory, int64(m.info.MemoryMax)*pageSize)
-	linear, err := memory.New(mapped)
+	linear, err := memory.New(mapped, int64(m.info.MemoryMin)*pageSize)
 	if err != nil {
 		return nil, err
 	}

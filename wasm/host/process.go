@@ -64,13 +64,21 @@ func clone(ts []tensor.Tensor) []tensor.Tensor {
 	all, shapes := make([]byte, 0, data), make([]int64, 0, dims)
 	for i := range out {
 		t := &out[i]
-		all = append(all, t.Data...)
+		for rest := t.Data; len(rest) > 0; rest = rest[min(len(rest), piece):] {
+			all = appendPiece(all, rest[:min(len(rest), piece)])
+		}
 		t.Data = all[len(all)-len(t.Data) : len(all) : len(all)]
 		shapes = append(shapes, t.Shape...)
 		t.Shape = shapes[len(shapes)-len(t.Shape) : len(shapes) : len(shapes)]
 	}
 	return out
 }
+
+// piece is copied at once: the Go runtime cannot stop a goroutine within a copy, but it can at a call.
+const piece = 256 << 10
+
+//go:noinline
+func appendPiece(to, b []byte) []byte { return append(to, b...) }
 
 // call runs one request. usage may be nil. lent says that use may take its time.
 func (m *Module) call(ctx context.Context, list []tensor.Tensor, sink Sink, usage *Usage, lent bool, use func([]tensor.Tensor) error) error {

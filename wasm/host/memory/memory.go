@@ -18,6 +18,17 @@
 // What an image has of zeroes at its end is not kept, and cleared instead of copied. Of pages beyond the image,
 // keepResident bytes are cleared and stay, the rest goes back to the kernel.
 //
+// # Pages
+//
+// A page that is touched for the first time is a fault, in machine code that nothing can interrupt: 0.5 us on a machine of
+// one's own, 20 to 100 us in a virtual machine that has not used that memory yet. A guest that walks through 64 MiB is then
+// away for a second between two looks at the clock. So pages of 2 MiB are asked for where the memory is large anyway: all
+// of it for a guest that starts with wholeHuge or more, otherwise what lies behind the first of them. Measured: 0.6 us in
+// place of 45 for each 4 KiB.
+//
+// Copying and clearing goes in pieces, between which the Go runtime can stop the goroutine: a collection waits for
+// microseconds, and not until 64 MiB are copied.
+//
 // A Linear is for one goroutine at a time; nothing blocks. Images may be shared.
 package memory
 
@@ -25,17 +36,21 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"syscall"
+	"unsafe"
 
 	"github.com/tetratelabs/wazero/api"
+	"golang.org/x/sys/unix"
 )
 
 // keepResident is how many bytes beyond the image stay with an instance between calls. Clearing them takes 20 us a
 // MiB, having the kernel provide them anew 60 us and more.
 const keepResident = 8 << 20
 
-// piece is how many bytes are copied or cleared at once: some 10 us, or 1 ms where every page is new.
-const piece = 256 << 10
+const (
+	hugePage  = 2 << 20
+	wholeHuge = 1 << 20
+	piece     = 256 << 10 // copied or cleared at once
+)
 
 // Image is what a memory held. It does not change.
 type Image struct {
@@ -48,18 +63,31 @@ func (i *Image) Size() int64 { return int64(i.size) }
 
 // Linear implements experimental.LinearMemory.
 type Linear struct {
-	mapping []byte
+	whole   []byte // as it was mapped
+	mapping []byte // the memory, which begins where a huge page does
 	image   *Image
 	shrink  bool // Reallocate answers with the image's size
 }
 
-// New maps size bytes, of which none is used yet. size is a multiple of 64 KiB.
-func New(size int64) (*Linear, error) {
-	mapping, err := syscall.Mmap(-1, 0, int(size), syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_PRIVATE|syscall.MAP_ANON|syscall.MAP_NORESERVE)
+// New maps size bytes for a memory that starts with start of them. None is used yet. Both are multiples of 64 KiB.
+func New(size, start int64) (*Linear, error) {
+	if size <= 0 {
+		return nil, fmt.Errorf("cannot map %d bytes for a guest's memory", size)
+	}
+	whole, err := unix.Mmap(-1, 0, int(size)+hugePage, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_NORESERVE)
 	if err != nil {
 		return nil, fmt.Errorf("cannot map %d bytes for a guest's memory: %v", size, err)
 	}
-	return &Linear{mapping: mapping}, nil
+	skip := -uintptr(unsafe.Pointer(unsafe.SliceData(whole))) % hugePage
+	l := &Linear{whole: whole, mapping: whole[skip : int64(skip)+size : int64(skip)+size]}
+	huge := l.mapping
+	if start < wholeHuge {
+		huge = huge[min(hugePage, len(huge)):]
+	}
+	if len(huge) >= hugePage {
+		_ = unix.Madvise(huge, unix.MADV_HUGEPAGE) // a kernel without them serves with small ones
+	}
+	return l, nil
 }
 
 // Reallocate returns the first size bytes; nil, which the guest sees as memory.grow failing, beyond the limit.
@@ -113,16 +141,15 @@ func (l *Linear) Restore(memory api.Memory) bool {
 	if l.image == nil || size < l.image.size {
 		return false
 	}
-	// In pieces, since the runtime cannot stop the world in the middle of one.
 	for at := 0; at < len(l.image.head); at += piece {
-		copy(l.mapping[at:], l.image.head[at:min(at+piece, len(l.image.head))])
+		copyPiece(l.mapping[at:], l.image.head[at:min(at+piece, len(l.image.head))])
 	}
 	tail := l.mapping[len(l.image.head):size]
 	for at := 0; at < min(len(tail), keepResident); at += piece {
-		clear(tail[at:min(at+piece, len(tail), keepResident)])
+		clearPiece(tail[at:min(at+piece, len(tail), keepResident)])
 	}
 	if len(tail) > keepResident {
-		if err := syscall.Madvise(tail[keepResident:], syscall.MADV_DONTNEED); err != nil {
+		if err := unix.Madvise(tail[keepResident:], unix.MADV_DONTNEED); err != nil {
 			return false
 		}
 	}
@@ -135,10 +162,18 @@ func (l *Linear) Restore(memory api.Memory) bool {
 	return grown && uint64(memory.Size()) == l.image.size
 }
 
+// copyPiece and clearPiece are calls of their own, since it is at a call that the Go runtime stops a goroutine at once.
+//
+//go:noinline
+func copyPiece(to, from []byte) { copy(to, from) }
+
+//go:noinline
+func clearPiece(b []byte) { clear(b) }
+
 // Free unmaps the memory. Nothing may run in the instance any more. Calling it again does nothing.
 func (l *Linear) Free() {
-	if l.mapping != nil {
-		_ = syscall.Munmap(l.mapping)
-		l.mapping = nil
+	if l.whole != nil {
+		_ = unix.Munmap(l.whole)
+		l.whole, l.mapping = nil, nil
 	}
 }

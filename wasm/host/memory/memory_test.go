@@ -22,7 +22,7 @@ func guest(t testing.TB, limit, from, to uint32) (*Linear, api.Memory) {
 	body := binary.AppendUvarint(binary.AppendUvarint([]byte{1, 1}, uint64(from)), uint64(to))
 	code := append([]byte("\x00asm\x01\x00\x00\x00\x05"), byte(len(body)))
 	code = append(append(code, body...), "\x07\x0a\x01\x06memory\x02\x00"...)
-	l, err := New(int64(limit) * page)
+	l, err := New(int64(limit)*page, int64(from)*page)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,13 +150,13 @@ func TestImagesAreSharedWhereTheyAreTheSame(t *testing.T) {
 	if b.Capture(n.Size(), image) == image {
 		t.Error("another image was shared")
 	}
-	if c, _ := New(page); c.Restore(m) {
+	if c, _ := New(page, page); c.Restore(m) {
 		t.Error("a memory without an image was restored")
 	}
 }
 
 func TestFreeingTwiceDoesNoHarm(t *testing.T) {
-	l, err := New(page)
+	l, err := New(page, page)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +165,7 @@ func TestFreeingTwiceDoesNoHarm(t *testing.T) {
 	if l.Reallocate(page) != nil {
 		t.Error("a freed memory has pages")
 	}
-	if _, err := New(-page); err == nil {
+	if _, err := New(-page, 0); err == nil {
 		t.Error("a negative size was mapped")
 	}
 }
