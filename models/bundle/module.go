@@ -83,7 +83,7 @@ func (p *parser) module(s *Step, name func(n *strictyaml.Node, key string) strin
 	return []strictyaml.Field{
 		key("timeout", func(n *strictyaml.Node, w string) { p.duration(n, w, &s.Timeout, maxStepTimeout) }),
 		key("memory", func(n *strictyaml.Node, w string) { p.size(n, w, &s.Memory, 64<<10, 2<<30) }),
-		key("stack", func(n *strictyaml.Node, w string) { p.size(n, w, &s.Stack, 16<<10, 64<<20) }),
+		key("stack", func(n *strictyaml.Node, w string) { p.size(n, w, &s.Stack, 16<<10, 16<<20) }),
 		key("table", func(n *strictyaml.Node, w string) { strictyaml.Int(&p.Reader, n, w, &s.Table, 1, 1<<20) }),
 		key("fuel", func(n *strictyaml.Node, w string) { strictyaml.Int(&p.Reader, n, w, &s.Fuel, 1_000, 1<<50) }),
 		key("state", func(n *strictyaml.Node, w string) {

@@ -51,7 +51,7 @@ func TestAStepSaysWhatBoundsItsModule(t *testing.T) {
 
 func TestAStepsMistakesAreNamed(t *testing.T) {
 	for text, want := range map[string]string{
-		"stack: 1KiB":                            "pre.stack: 1KiB is outside of 16KiB to 64MiB",
+		"stack: 1KiB":                            "pre.stack: 1KiB is outside of 16KiB to 16MiB",
 		"table: 0":                               `pre.table: "0" is no number from 1 to 1048576`,
 		"fuel: 10":                               `pre.fuel: "10" is no number from 1000 to`,
 		"state: clean":                           `pre.state: "clean" is none of reset, keep`,
