@@ -50,15 +50,17 @@ func TestTheNeighbourAnswers(t *testing.T) {
 		if c.Want != (hostile.Verdict{Where: hostile.Call, What: hostile.Fuel}) {
 			t.Fatalf("%s has an end", c.Name)
 		}
-		if err := s.put(t.Context(), c.Build()); err != nil {
-			t.Fatal(err)
-		}
-		m, err := s.window(t.Context(), 100, 500*time.Millisecond, 1)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(m.times) < 10 || !slices.IsSorted(m.times) || m.times[0] <= 0 || m.hostile == 0 || m.pauses.count() == 0 {
-			t.Errorf("%d times, %d hostile requests, %d pauses", len(m.times), m.hostile, m.pauses.count())
+		for _, busy := range []bool{true, false} {
+			if err := s.put(t.Context(), c.Build(), busy); err != nil {
+				t.Fatal(err)
+			}
+			m, err := s.window(t.Context(), 100, 500*time.Millisecond, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(m.times) < 10 || !slices.IsSorted(m.times) || m.times[0] <= 0 || m.hostile == 0 || m.pauses.count() == 0 {
+				t.Errorf("%d times, %d hostile requests, %d pauses", len(m.times), m.hostile, m.pauses.count())
+			}
 		}
 	}
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"net/http"
 	"os"
@@ -74,8 +75,22 @@ func (s *server) close() {
 	_ = os.RemoveAll(s.dir)
 }
 
-// put serves a model whose pre.wasm is the module, in the place of the one before.
-func (s *server) put(ctx context.Context, module []byte) error {
+// control is work in Go itself, that runs as long as a hostile module is let and can be interrupted anywhere: what it
+// costs the neighbour is what any busy core costs on this machine.
+type control struct{ *pipeline.Pipeline }
+
+func (control) Infer(ctx context.Context, _ []tensor.Tensor, _ []string, _ host.Sink) ([]tensor.Tensor, error) {
+	sum := uint32(0)
+	for begin := time.Now(); time.Since(begin) < timeout && ctx.Err() == nil; {
+		for n := range uint32(50_000) {
+			sum = sum*31 + n
+		}
+	}
+	return nil, fmt.Errorf("it was only to be busy, and came to %d", sum)
+}
+
+// put serves a model whose pre.wasm is the module, in the place of the one before. With busy, control runs instead of it.
+func (s *server) put(ctx context.Context, module []byte, busy bool) error {
 	if err := os.WriteFile(filepath.Join(s.dir, "pre.wasm"), module, 0o600); err != nil {
 		return err
 	}
@@ -90,7 +105,11 @@ func (s *server) put(ctx context.Context, module []byte) error {
 	if err != nil {
 		return err
 	}
-	return s.Table.Set("hostile", []serving.Variant{{Version: "1", Role: uint8(syncv1.Role_ROLE_BASELINE), Runner: p}}).Wait(ctx)
+	var runner serving.Runner = p
+	if busy {
+		runner = control{p}
+	}
+	return s.Table.Set("hostile", []serving.Variant{{Version: "1", Role: uint8(syncv1.Role_ROLE_BASELINE), Runner: runner}}).Wait(ctx)
 }
 
 // measured is what a window gave.

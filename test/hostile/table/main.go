@@ -78,6 +78,9 @@ func run(ctx context.Context, only string) (wrong int, err error) {
 		}
 		fmt.Printf("| %s | %s | %s | %s | %s |\n", c.Name, c.Kind, verdict, o.Took.Round(10*time.Microsecond), over)
 	}
+	if ran == 0 {
+		return 0, fmt.Errorf("no module has %q in its name", only)
+	}
 	fmt.Printf("\n%d modules, the longest overshoot of a deadline of %s is %s (goal 2ms)\n", ran, deadline, longest.Round(10*time.Microsecond))
 	return wrong, nil
 }
