@@ -22,6 +22,7 @@ type frame struct {
 	base    int  // operands beneath the block's own
 	params  int
 	results int
+	id      int // of the block among the function's
 }
 
 // body is the function at hand.
@@ -32,15 +33,19 @@ type body struct {
 	err      *Error
 
 	out      []byte
-	copied   int // the original is in out up to here
-	start    int // of the instruction at hand
-	frames   []frame
+	copied   int     // the original is in out up to here
+	start    int     // of the instruction at hand
+	top      frame   // the innermost block that is open
+	frames   []frame // those around it
+	ended    bool    // the outermost one has
 	segments []segment
+	loops    []openLoop
+	blocks   int // begun so far
 
 	height, highest int
 	deepest         int
 	locals          int
-	control         int
+	work            work
 	calls           bool
 	wide            bool // there are 128-bit vectors
 	spilled         spills
@@ -60,7 +65,8 @@ func (w *rewriter) readCode(r *reader) *Error {
 		return w.refuse(Malformed, -1, fmt.Sprintf("it declares %d functions and has the code of %d", defined, n))
 	}
 	w.finishTemplates()
-	out := make([]byte, 0, (r.end-r.at)*3/2)
+	out, room := w.reserve(r.end - r.at)
+	w.room = room
 	f := &w.fn
 	f.w = w
 	for i := range n {
@@ -91,15 +97,19 @@ func (f *body) rewrite(function int, r reader, out []byte) ([]byte, *Error) {
 	w := f.w
 	s := w.types[w.functions[function]]
 	*f = body{w: w, r: r, function: function, out: f.out[:0], frames: f.frames[:0], segments: f.segments[:0], start: r.at, wide: s.wide(),
-		spilled: spills{blocks: f.spilled.blocks[:0]}}
+		loops: f.loops[:0], spilled: spills{blocks: f.spilled.blocks[:0]}}
 	declared, err := f.readLocals(len(s.params))
 	if err != nil {
 		return nil, err
 	}
 	f.copied = f.r.at
 	f.segments = append(f.segments, segment{hole: -1})
-	f.frames = append(f.frames, frame{results: len(s.results)})
-	for len(f.frames) > 0 {
+	f.top = frame{results: len(s.results)}
+	if f.locals > len(w.uses) {
+		w.uses = make([]localUse, f.locals)
+	}
+	instructions := 0
+	for !f.ended {
 		f.start = f.r.at
 		f.instruction()
 		if f.r.fail != "" {
@@ -110,8 +120,9 @@ func (f *body) rewrite(function int, r reader, out []byte) ([]byte, *Error) {
 		if f.err != nil {
 			return nil, f.err
 		}
-		w.info.Instructions++
+		instructions++
 	}
+	w.info.Instructions += instructions
 	if f.r.at != f.r.end {
 		f.start = f.r.at
 		return nil, f.refuse(Malformed, "its code goes on behind its end")
@@ -200,19 +211,44 @@ func (f *body) replaceIndex(op byte, index uint32) {
 	f.copied = f.r.at
 }
 
-func (f *body) top() *frame { return &f.frames[len(f.frames)-1] }
+// enter and leave begin and end a block.
+func (f *body) enter(t frame) {
+	f.frames = append(f.frames, f.top)
+	f.top = t
+}
+
+func (f *body) leave() {
+	n := len(f.frames) - 1
+	if n < 0 {
+		f.ended = true
+		return
+	}
+	f.top = f.frames[n]
+	f.frames = f.frames[:n]
+}
+
+// block returns the open block that label i means, 0 the innermost; nil if there is none.
+func (f *body) block(i uint32) *frame {
+	switch n := len(f.frames); {
+	case i == 0:
+		return &f.top
+	case uint64(i) <= uint64(n):
+		return &f.frames[n-int(i)]
+	}
+	return nil
+}
 
 func (f *body) pop(n int) {
-	t := f.top()
-	if f.height -= n; f.height < f.spilled.floor {
-		f.spilled.floor = max(f.height, 0)
+	if f.height -= n; f.height >= f.spilled.floor && f.height >= f.top.base {
+		return
 	}
-	if f.height < t.base {
-		if !t.dead && f.err == nil {
+	if f.height < f.top.base {
+		if !f.top.dead && f.err == nil {
 			f.err = f.refuse(Operands, "an instruction takes more operands than there are")
 		}
-		f.height = t.base
+		f.height = f.top.base
 	}
+	f.spilled.floor = min(f.spilled.floor, f.height)
 }
 
 func (f *body) push(n int) {
@@ -230,11 +266,10 @@ func (f *body) push(n int) {
 // pay charges for the instruction at hand: in the segment that is open, or, when that is full, in a new one whose test
 // goes before the instruction.
 func (f *body) pay(cost int) {
-	t := f.top()
-	if t.dead {
+	if f.top.dead {
 		return
 	}
-	if s := &f.segments[t.segment]; s.cost+cost <= segmentCost || s.cost == 0 {
+	if s := &f.segments[f.top.segment]; s.cost+cost <= segmentCost || s.cost == 0 {
 		s.cost += cost
 		return
 	}
@@ -244,13 +279,12 @@ func (f *body) pay(cost int) {
 
 // charge opens a segment and appends its test.
 func (f *body) charge(cost int) {
-	f.top().segment = len(f.segments)
+	f.top.segment = len(f.segments)
 	f.segments = append(f.segments, segment{cost: cost, hole: len(f.out) + f.w.chargeHole})
 	f.out = append(f.out, f.w.charge...)
 }
 
 // die marks what follows as unreachable.
 func (f *body) die() {
-	t := f.top()
-	t.dead, f.height = true, t.base
+	f.top.dead, f.height = true, f.top.base
 }

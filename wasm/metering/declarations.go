@@ -189,6 +189,7 @@ func (w *rewriter) readGlobals(r *reader) *Error {
 			break
 		}
 		if g.mutable {
+			w.mutable++
 			if g.kind >= typeF64 {
 				w.info.Globals = append(w.info.Globals, uint32(len(w.globals)))
 			} else {
@@ -197,6 +198,7 @@ func (w *rewriter) readGlobals(r *reader) *Error {
 		}
 		w.globals = append(w.globals, g)
 	}
+	w.mutable += 2
 	out = append(out, typeI64, 1, opI64Const, 0, opEnd) // fuel
 	out = append(out, typeI64, 1, opI64Const)
 	out = append(appendSigned(out, w.o.Stack), opEnd)

@@ -60,6 +60,8 @@ func (f *body) call(t *signature) {
 	s.floor, s.pending = f.height, 0
 	s.widest = max(s.widest, len(t.params)+len(t.results))
 	f.push(len(t.results))
+	f.work.reloads++
+	f.carry(len(t.params) + len(t.results))
 }
 
 // frameSize estimates the bytes of native stack that a call of the function takes.

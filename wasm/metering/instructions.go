@@ -6,7 +6,12 @@ import "fmt"
 // what needs no change is copied later in one piece.
 func (f *body) instruction() {
 	r := &f.r
-	op := r.byte()
+	if r.at >= r.end {
+		r.fault("it ends before it should")
+		return
+	}
+	op := r.b[r.at]
+	r.at++
 	in := &plain[op]
 	switch in.operand {
 	case nothing:
@@ -17,12 +22,12 @@ func (f *body) instruction() {
 		f.controlInstruction(op)
 		return
 	case local:
-		if i := r.u32(); uint64(i) >= uint64(f.locals) {
+		i := r.u32()
+		if uint64(i) >= uint64(f.locals) {
 			f.missing("local", i)
+			return
 		}
-		if op != opLocalGet {
-			f.spilled.define()
-		}
+		f.use(op, i)
 	case global:
 		if i := r.u32(); uint64(i) >= uint64(len(f.w.globals)) {
 			f.missing("global", i)
@@ -46,6 +51,7 @@ func (f *body) instruction() {
 			f.missing("table", i)
 		}
 		f.apply(in)
+		f.work.linear += workIndirect
 		f.call(&f.w.types[t])
 		return
 	case table:
@@ -59,6 +65,9 @@ func (f *body) instruction() {
 		f.onlyMemory()
 		if op == opMemoryGrow {
 			f.w.info.MemoryGrow = true
+			f.work.linear += workGrow
+			f.work.reloads++
+			f.controls(1)
 		}
 	case bytes4:
 		r.bytes(4)
@@ -88,13 +97,24 @@ func (f *body) instruction() {
 	f.apply(in)
 }
 
-// apply charges for an instruction and moves its operands.
+// apply charges for an instruction and moves its operands: what pay, pop and push do, with the usual case in one piece.
 func (f *body) apply(in *instruction) {
-	f.pay(int(in.cost))
-	if in.pops > 0 {
-		f.pop(int(in.pops))
+	f.work.linear += int(in.work)
+	if !f.top.dead {
+		if s := &f.segments[f.top.segment]; s.cost+int(in.cost) <= segmentCost {
+			s.cost += int(in.cost)
+		} else {
+			f.pay(int(in.cost))
+		}
 	}
-	f.push(int(in.pushes))
+	height := f.height - int(in.pops)
+	if height < f.spilled.floor || height < f.top.base || height >= registers {
+		f.pop(int(in.pops))
+		f.push(int(in.pushes))
+		return
+	}
+	f.height = height + int(in.pushes)
+	f.highest = max(f.highest, f.height)
 }
 
 func (f *body) fail(reason Reason, text string) {
@@ -143,6 +163,7 @@ func (f *body) functionInstruction(op byte) {
 			cost = costImport
 		}
 		f.pay(cost)
+		f.work.linear += workCall
 		f.call(s)
 	}
 	if int(i) >= f.w.importedFunctions && f.w.shift != 0 {
@@ -178,9 +199,16 @@ func (f *body) blockType() (params, results int) {
 	return len(f.w.types[i].params), len(f.w.types[i].results)
 }
 
+// label reads a branch's target, to which values may be carried.
 func (f *body) label() {
-	if i := f.r.u32(); uint64(i) >= uint64(len(f.frames)) {
+	i := f.r.u32()
+	switch t := f.block(i); {
+	case t == nil:
 		f.missing("label", i)
+	case t.op == opLoop:
+		f.carry(t.params)
+	default:
+		f.carry(t.results)
 	}
 }
 
@@ -190,65 +218,72 @@ func (f *body) controlInstruction(op byte) {
 		f.pay(costPlain)
 		f.die()
 	case opBlock, opLoop, opIf:
-		f.control++
+		f.controls(1)
 		f.pay(costPlain)
 		if op == opIf {
 			f.pop(1)
 		}
 		params, results := f.blockType()
+		f.carry(params + results)
 		f.pop(params)
-		f.frames = append(f.frames, frame{op: op, segment: f.top().segment, base: f.height, params: params, results: results})
+		f.blocks++
+		f.enter(frame{op: op, segment: f.top.segment, base: f.height, params: params, results: results, id: f.blocks})
 		if f.deepest = max(f.deepest, len(f.frames)); f.deepest > f.w.limits.Nesting {
 			f.fail(Complexity, fmt.Sprintf("its blocks are nested deeper than %d", f.w.limits.Nesting))
 		}
 		f.spilled.enter()
 		f.push(params)
 		if op == opLoop && f.r.fail == "" {
+			f.beginLoop()
 			f.flush(f.r.at)
 			f.charge(0)
 		}
 	case opElse:
-		t := f.top()
+		t := &f.top
 		if t.op != opIf {
 			f.fail(Malformed, "an else without its if")
 			return
 		}
-		f.control++
-		t.op, t.dead, t.segment = opElse, false, f.frames[len(f.frames)-2].segment
+		f.controls(1)
+		f.blocks++
+		t.id = f.blocks // what was set in the other arm is not set here
+		t.op, t.dead, t.segment = opElse, false, f.frames[len(f.frames)-1].segment
 		f.height = t.base
 		f.push(t.params)
 	case opEnd:
-		t := *f.top()
+		t := f.top
 		f.spilled.leave(f.locals, t.op == opLoop)
-		f.frames = f.frames[:len(f.frames)-1]
-		f.height = t.base
-		if len(f.frames) > 0 {
-			f.push(t.results)
+		if t.op == opLoop {
+			f.endLoop()
 		}
+		f.leave()
+		f.height = t.base
+		f.spilled.floor = min(f.spilled.floor, f.height)
+		f.push(t.results)
 	case opBr:
-		f.control++
+		f.controls(1)
 		f.pay(costPlain)
 		f.label()
 		f.die()
 	case opBrIf:
-		f.control++
+		f.controls(1)
 		f.pay(costPlain)
 		f.pop(1)
 		f.label()
 	case opBrTable:
 		f.pay(costLoad)
 		f.pop(1)
-		n := f.r.count(f.w.limits.Control, "targets of a table")
-		f.control += n + 1
+		n := f.r.count(f.w.limits.Work/workControl, "targets of a table")
+		f.controls(n + 1)
 		for range n + 1 {
 			f.label()
 		}
 		f.die()
 	case opReturn:
 		// The function's body may become a block, and a branch to the outermost label leaves that.
-		f.control++
+		f.controls(1)
 		f.pay(costPlain)
-		f.replaceIndex(opBr, uint32(len(f.frames)-1))
+		f.replaceIndex(opBr, uint32(len(f.frames)))
 		f.die()
 	}
 }
@@ -344,19 +379,29 @@ func (f *body) bulk() {
 	case bulkTableSize:
 		f.tableCost()
 		cost, pops, pushes = costPlain, 0, 1
-	case bulkTableFill:
+	case bulkTableFill: // becomes a loop
 		cost += f.tableCost()
+		f.work.loops++
+		f.controls(3)
 		w.info.TableOps = true
 	default:
 		f.unsupported(fmt.Sprintf("instruction 0xfc %d", op))
 	}
+	if cost > costPlain {
+		f.work.linear += workTable
+		f.work.reloads++
+	}
 	f.pay(cost)
+	f.work.linear += workPlain
 	f.pop(pops)
 	f.push(pushes)
 }
 
+// payBulk charges for a call of a helper.
 func (f *body) payBulk() {
 	f.pay(costBulk + costCall)
+	f.work.linear += workCall
+	f.work.reloads++
 }
 
 // segmentIndex reads a data segment's index. The data count section must be there.

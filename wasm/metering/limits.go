@@ -1,7 +1,5 @@
 package metering
 
-import "fmt"
-
 // Limits say what a module may be made of. A field that is zero has its default.
 type Limits struct {
 	Module    int // bytes
@@ -17,16 +15,13 @@ type Limits struct {
 	Results   int // of a function or block type
 	Values    int // parameters and results of all types: for each type a way in is compiled whenever the module is loaded
 
-	Body    int // bytes of one function
-	Locals  int // of one function, parameters included
-	Height  int // operands at once in one function
-	Nesting int // blocks within blocks
-	Control int // control operations of one function
-	Weight  int // locals times control operations of one function
-
-	AllLocals      int // of all functions, which a module declares in a few bytes and a reader holds one by one
-	ControlSquares int // squares of control operations, of all functions
-	Weights        int // locals times control operations, of all functions
+	Body      int // bytes of one function
+	Locals    int // of one function, parameters included
+	AllLocals int // of all functions, which a module declares in a few bytes and a reader holds one by one
+	Height    int // operands at once in one function
+	Nesting   int // blocks within blocks
+	Work      int // of compiling one function, in microseconds by estimate
+	PerMiB    int // of compiling all functions, for each MiB of the module begun, in microseconds by estimate
 }
 
 // DefaultLimits are far above real guests and far below what hurts.
@@ -45,16 +40,13 @@ func DefaultLimits() Limits {
 		Results:   256,
 		Values:    20_000,
 
-		Body:    1 << 20,
-		Locals:  10_000,
-		Height:  10_000,
-		Nesting: 5_000,
-		Control: 8_000,
-		Weight:  200_000,
-
-		AllLocals:      2_000_000,
-		ControlSquares: 400_000_000,
-		Weights:        10_000_000,
+		Body:      512 << 10,
+		Locals:    10_000,
+		AllLocals: 2_000_000,
+		Height:    10_000,
+		Nesting:   5_000,
+		Work:      2_000_000,
+		PerMiB:    2_000_000,
 	}
 }
 
@@ -65,8 +57,7 @@ func (l Limits) withDefaults() Limits {
 		{&l.Globals, &d.Globals}, {&l.Exports, &d.Exports}, {&l.Elements, &d.Elements}, {&l.Entries, &d.Entries},
 		{&l.Data, &d.Data}, {&l.Params, &d.Params}, {&l.Results, &d.Results}, {&l.Values, &d.Values}, {&l.AllLocals, &d.AllLocals},
 		{&l.Body, &d.Body}, {&l.Locals, &d.Locals}, {&l.Height, &d.Height}, {&l.Nesting, &d.Nesting},
-		{&l.Control, &d.Control}, {&l.Weight, &d.Weight},
-		{&l.ControlSquares, &d.ControlSquares}, {&l.Weights, &d.Weights},
+		{&l.Work, &d.Work}, {&l.PerMiB, &d.PerMiB},
 	} {
 		if *f.have <= 0 {
 			*f.have = *f.instead
@@ -77,30 +68,5 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// complexity holds the sums over all functions.
-type complexity struct {
-	squares, weights, locals int
-}
-
-// weigh refuses a function that would take too long to compile, alone or together with those before it.
-func (w *rewriter) weigh(f *body) *Error {
-	control, weight := f.control, f.locals*f.control
-	w.info.MaxControl, w.info.MaxWeight = max(w.info.MaxControl, control), max(w.info.MaxWeight, weight)
-	w.info.MaxLocals, w.info.MaxHeight = max(w.info.MaxLocals, f.locals), max(w.info.MaxHeight, f.highest)
-	w.info.MaxNesting = max(w.info.MaxNesting, f.deepest)
-	if control > w.limits.Control {
-		return f.refuse(Complexity, fmt.Sprintf("it has %d control operations, at most %d are allowed", control, w.limits.Control))
-	}
-	if weight > w.limits.Weight {
-		return f.refuse(Complexity, fmt.Sprintf("%d locals times %d control operations are more than %d", f.locals, control, w.limits.Weight))
-	}
-	if w.sums.locals += f.locals; w.sums.locals > w.limits.AllLocals {
-		return &Error{Reason: Complexity, Function: -1, Offset: -1, Text: fmt.Sprintf("its functions together have more than %d locals", w.limits.AllLocals)}
-	}
-	w.sums.squares += control * control
-	w.sums.weights += weight
-	if w.sums.squares > w.limits.ControlSquares || w.sums.weights > w.limits.Weights {
-		return &Error{Reason: Complexity, Function: -1, Offset: -1, Text: "its functions together would take too long to compile"}
-	}
-	return nil
-}
+// ForModule is how long compiling a module of so many bytes may take, in microseconds by estimate.
+func (l Limits) ForModule(bytes int) int { return l.PerMiB * (1 + bytes>>20) }

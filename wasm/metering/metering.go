@@ -79,6 +79,8 @@ type Info struct {
 	MaxControl      int // control operations of one function
 	MaxWeight       int // locals times control operations of one function
 	MaxHeight       int // operands at once
+	MaxLoops        int // of one function
+	MaxWork, Work   int // of compiling one function, and all of them, in microseconds by estimate
 	MaxNesting      int
 	MaxFrame        int // bytes, the estimate that is taken from the stack
 	SIMD            bool

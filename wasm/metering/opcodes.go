@@ -32,6 +32,7 @@ type instruction struct {
 	pops    uint8
 	pushes  uint8
 	cost    uint16
+	work    uint8 // microseconds of compiling, roughly
 }
 
 // The costs, in units of a simple instruction's time. Absolute time is the deadline's business; these keep the ratio
@@ -122,7 +123,7 @@ var (
 func plainInstructions() (t [256]instruction) {
 	set := func(from, to int, o operand, pops, pushes uint8, cost uint16) {
 		for op := from; op <= to; op++ {
-			t[op] = instruction{o, pops, pushes, cost}
+			t[op] = instruction{o, pops, pushes, cost, workOf(o, cost)}
 		}
 	}
 	set(0x00, 0x00, control, 0, 0, costPlain) // unreachable
@@ -172,13 +173,28 @@ func plainInstructions() (t [256]instruction) {
 	set(0xd1, 0xd1, nothing, 1, 1, costPlain) // ref.is_null
 	set(0xd2, 0xd2, function, 0, 1, costPlain)
 	set(0xfc, 0xfd, prefixed, 0, 0, 0)
+	for _, op := range []int{0xa8, 0xa9, 0xaa, 0xab, 0xae, 0xaf, 0xb0, 0xb1} { // conversions that may trap
+		t[op].work = workTrunc
+	}
 	return t
+}
+
+func workOf(o operand, cost uint16) uint8 {
+	switch {
+	case cost == costDivide:
+		return workDivide
+	case o == access || o == accessLane:
+		return workAccess
+	case o == bytes16:
+		return workBytes16
+	}
+	return workPlain
 }
 
 func vectorInstructions() (t [256]instruction) {
 	set := func(from, to int, o operand, pops, pushes uint8, cost uint16) {
 		for op := from; op <= to; op++ {
-			t[op] = instruction{o, pops, pushes, cost}
+			t[op] = instruction{o, pops, pushes, cost, workOf(o, cost)}
 		}
 	}
 	set(0, 10, access, 1, 1, costLoad)

@@ -78,6 +78,10 @@ func (r *reader) u32() uint32 {
 // signed steps over a signed number of at most size bits and returns it. The unused bits of a longest form must all
 // repeat the sign.
 func (r *reader) signed(size int) int64 {
+	if r.at < r.end && r.b[r.at] < 0x80 && r.fail == "" {
+		r.at++
+		return int64(int8(r.b[r.at-1]<<1) >> 1)
+	}
 	longest := (size + 6) / 7
 	v, shift := int64(0), 0
 	for i := 0; i < longest; i++ {

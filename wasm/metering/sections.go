@@ -57,7 +57,6 @@ type rewriter struct {
 	limits Limits
 	code   []byte
 	info   Info
-	sums   complexity
 
 	present [sections]bool
 	content [sections]reader
@@ -68,6 +67,7 @@ type rewriter struct {
 	importedFunctions int
 	globals           []globalType
 	importedGlobals   int
+	mutable           int // mutable globals, imported ones and the two that are added among them
 	tables            []tableType
 	memories          int
 	elements          int
@@ -80,8 +80,11 @@ type rewriter struct {
 	helpers helpers
 	templates
 
-	out [sections][]byte // content of the sections that are written anew
-	fn  body             // reused from function to function
+	out    [sections][]byte // content of the sections that are written anew; of the code, with room at its front
+	room   int
+	locals int        // of all functions so far
+	uses   []localUse // of every local of the function at hand
+	fn     body       // reused from function to function
 }
 
 func (w *rewriter) refuse(reason Reason, at int, text string) *Error {
@@ -123,7 +126,7 @@ func (w *rewriter) read() error {
 	} {
 		r := &w.content[step.section]
 		if !w.present[step.section] {
-			*r = reader{b: w.code, at: len(w.code), end: len(w.code), fail: absent}
+			*r = reader{b: w.code, at: len(w.code), end: len(w.code), base: len(w.code), fail: absent}
 		}
 		err := step.read(r)
 		if err == nil && w.present[step.section] {
@@ -300,6 +303,9 @@ func (w *rewriter) readImports(r *reader) *Error {
 				return err
 			}
 			w.globals = append(w.globals, g)
+			if g.mutable {
+				w.mutable++
+			}
 			w.importedGlobals++
 			out = append(out, w.code[start:r.at]...)
 		default:
