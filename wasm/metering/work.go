@@ -39,7 +39,7 @@ type work struct {
 func (f *body) total() int {
 	k := &f.work
 	return workFunction + k.linear + k.control*workControl + k.loops*k.loops/4 + k.control*k.control/50 +
-		(k.spans+k.waiting)*5/2 + f.locals/10 + k.reloads*f.w.mutable*4/3
+		(k.spans+k.waiting)*5/2 + f.locals/10 + f.locals*k.loops/4 + k.reloads*f.w.mutable*4/3
 }
 
 // share is what a function adds to the module's time. A small one takes a sixth of what it takes alone, since memory that
