@@ -1,31 +1,31 @@
 package metering
 
+import "github.com/dhowfleet/dhow/wasm/metering/binary"
+
 // The metered functions are by far the largest part, so they are written where they stay: into a buffer with room at its
 // front for the sections before them, whose sizes depend on what the functions needed.
 
 // reserve returns that buffer, with room for everything unless charges are unusually dense.
-func (w *rewriter) reserve(code int) (out []byte, room int) {
-	room = 1024 + 2*w.size(sectionType) + 16*len(w.types)
+func (w *rewriter) reserve(functions int) (out []byte, room int) {
+	room = 1024 + 2*w.size(sectionType) + 16*len(w.Types)
 	for _, b := range w.out {
 		room += len(b)
 	}
 	room -= len(w.out[sectionData]) // which comes behind
-	return make([]byte, room, room+code+code/4+1024+len(w.out[sectionData])+w.names.end-w.names.base), room
+	return make([]byte, room, room+functions+functions/4+1024+len(w.out[sectionData])+w.names.End-w.names.Base), room
 }
 
-func (w *rewriter) size(section int) int { return w.content[section].end - w.content[section].base }
+func (w *rewriter) size(section int) int { return w.content[section].End - w.content[section].Base }
 
 // assemble puts the sections together, in the order of the binary format.
 func (w *rewriter) assemble() []byte {
 	buffer := w.out[sectionCode]
 	// The helpers' bodies may add types and must not add helpers.
-	for _, h := range w.helpers.list {
-		b := h.body()
-		buffer = append(appendU32(buffer, uint32(len(b))), b...)
-		w.out[sectionFunction] = appendU32(w.out[sectionFunction], h.typ)
-	}
-	code := len(buffer) - w.room
-	functions := len(w.functions) - w.importedFunctions + len(w.helpers.list)
+	buffer = w.Helpers(buffer)
+	size := len(buffer) - w.room
+	types, helped := w.HelperTypes(w.out[sectionFunction])
+	w.out[sectionFunction] = types
+	functions := len(w.Functions) - w.Imported + helped
 
 	front := append(make([]byte, 0, w.room), w.code[:8]...)
 	section := func(out []byte, id byte, parts ...[]byte) []byte {
@@ -33,23 +33,24 @@ func (w *rewriter) assemble() []byte {
 		for _, p := range parts {
 			n += len(p)
 		}
-		out = appendU32(append(out, id), uint32(n))
+		out = binary.AppendU32(append(out, id), uint32(n))
 		for _, p := range parts {
 			out = append(out, p...)
 		}
 		return out
 	}
-	count := func(n int) []byte { return appendU32(nil, uint32(n)) }
-	if n := len(w.types) + int(w.addedN); n > 0 {
-		var types []byte
+	count := func(n int) []byte { return binary.AppendU32(nil, uint32(n)) }
+	added, addedCount := w.AddedTypes()
+	if n := len(w.Types) + addedCount; n > 0 {
+		var own []byte
 		if r := w.content[sectionType]; w.present[sectionType] {
-			r.at = r.base
-			r.u32()
-			types = w.code[r.at:r.end]
+			r.At = r.Base
+			r.U32()
+			own = w.code[r.At:r.End]
 		}
-		front = section(front, sectionType, count(n), types, w.added)
+		front = section(front, sectionType, count(n), own, added)
 	}
-	if len(w.info.Imports) > 0 || w.shift > 0 {
+	if len(w.info.Imports) > 0 || w.Shift > 0 {
 		front = section(front, sectionImport, w.out[sectionImport])
 	}
 	if functions > 0 {
@@ -62,11 +63,11 @@ func (w *rewriter) assemble() []byte {
 	}
 	if functions > 0 {
 		n := count(functions)
-		front = appendU32(append(front, sectionCode), uint32(len(n)+code))
+		front = binary.AppendU32(append(front, sectionCode), uint32(len(n)+size))
 		front = append(front, n...)
 	}
 
-	out := buffer
+	var out []byte
 	if at := w.room - len(front); at >= 0 {
 		copy(buffer[at:], front)
 		out = buffer[at:]

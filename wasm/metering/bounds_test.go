@@ -8,24 +8,28 @@ import (
 	"testing"
 
 	"github.com/tetratelabs/wazero"
+
+	"github.com/dhowfleet/dhow/wasm/metering/binary"
 )
 
 // TestEveryEndlessLoopEnds: whichever way a guest goes round for ever, its budget ends it.
 func TestEveryEndlessLoopEnds(t *testing.T) {
-	loop := func(b ...byte) []byte { return fn(cat([]byte{opLoop, typeEmpty}, b, []byte{opEnd})...) }
-	guests := map[string]module{
-		"br":       one("", "", loop(opBr, 0)),
-		"br_if":    one("", "", loop(opI32Const, 1, opBrIf, 0)),
-		"br_table": one("", "", loop(opI32Const, 7, opBrTable, 2, 0, 0, 0)),
-		"inner": one("", "", loop(opBlock, typeEmpty, opI32Const, 1, opIf, typeEmpty, opBr, 2, opElse, opBr, 1,
-			opEnd, opEnd)),
-		"tail of a block": one("", "", loop(opBlock, typeEmpty, opBr, 0, opEnd, opBr, 0)),
-		"recursion":       one("", "", fn(opCall, 0)),
-		"memory.grow":     one("", "", loop(opI32Const, 0, opMemoryGrow, 0, 0x1a, opBr, 0)),
+	loop := func(b ...byte) []byte {
+		return fn(cat([]byte{binary.OpLoop, binary.TypeEmpty}, b, []byte{binary.OpEnd})...)
 	}
-	table := one("", "", fn(opI32Const, 0, opCallIndirect, 0, 0))
-	table.tables = [][]byte{{typeFuncRef, 0, 1}}
-	table.elements = [][]byte{cat([]byte{0}, i32c(0), []byte{opEnd, 1, 0})}
+	guests := map[string]module{
+		"br":       one("", "", loop(binary.OpBr, 0)),
+		"br_if":    one("", "", loop(binary.OpI32Const, 1, binary.OpBrIf, 0)),
+		"br_table": one("", "", loop(binary.OpI32Const, 7, binary.OpBrTable, 2, 0, 0, 0)),
+		"inner": one("", "", loop(binary.OpBlock, binary.TypeEmpty, binary.OpI32Const, 1, binary.OpIf, binary.TypeEmpty, binary.OpBr, 2, binary.OpElse, binary.OpBr, 1,
+			binary.OpEnd, binary.OpEnd)),
+		"tail of a block": one("", "", loop(binary.OpBlock, binary.TypeEmpty, binary.OpBr, 0, binary.OpEnd, binary.OpBr, 0)),
+		"recursion":       one("", "", fn(binary.OpCall, 0)),
+		"memory.grow":     one("", "", loop(binary.OpI32Const, 0, binary.OpMemoryGrow, 0, 0x1a, binary.OpBr, 0)),
+	}
+	table := one("", "", fn(binary.OpI32Const, 0, binary.OpCallIndirect, 0, 0))
+	table.tables = [][]byte{{binary.TypeFuncRef, 0, 1}}
+	table.elements = [][]byte{cat([]byte{0}, i32c(0), []byte{binary.OpEnd, 1, 0})}
 	guests["recursion through a table"] = table
 	for name, m := range guests {
 		for mode, config := range map[string]wazero.RuntimeConfig{"interpreter": interpreter(), "compiler": compiler()} {
@@ -67,33 +71,33 @@ func TestEveryEndlessLoopEnds(t *testing.T) {
 // are made to have large frames. Left alone, each of them recurses until wazero's own bound, which lies between 50 and
 // 100 million bytes, so that the depth tells the real size.
 func TestFramesAreCovered(t *testing.T) {
-	loads := func(n int) []byte { return bytes.Repeat([]byte{opI32Const, 4, 0x28, 2, 0}, n) }
+	loads := func(n int) []byte { return bytes.Repeat([]byte{binary.OpI32Const, 4, 0x28, 2, 0}, n) }
 	times := func(n int, parts ...[]byte) []byte { return bytes.Repeat(cat(parts...), n) }
-	sum := func(n int) []byte { return cat(bytes.Repeat([]byte{0x6a}, n-1), []byte{opGlobalSet, 1}) }
+	sum := func(n int) []byte { return cat(bytes.Repeat([]byte{0x6a}, n-1), []byte{binary.OpGlobalSet, 1}) }
 	var all, use []byte
 	for i := range byte(30) {
-		all = append(all, cat(loads(1), []byte{opLocalSet, i})...)
-		use = append(use, opLocalGet, i, opGlobalSet, 1)
+		all = append(all, cat(loads(1), []byte{binary.OpLocalSet, i})...)
+		use = append(use, binary.OpLocalGet, i, binary.OpGlobalSet, 1)
 	}
-	vectors := func(n int) []byte { return bytes.Repeat([]byte{opI32Const, 4, opVector, 0, 4, 0}, n) }
+	vectors := func(n int) []byte { return bytes.Repeat([]byte{binary.OpI32Const, 4, binary.OpVector, 0, 4, 0}, n) }
 	for what, b := range map[string][]byte{
 		"next to nothing":              nil,
-		"operands across calls":        times(300, loads(6), []byte{opCall, 1}, sum(6)),
-		"vectors across calls":         times(300, vectors(6), []byte{opCall, 1}, bytes.Repeat([]byte{opVector, 0xae, 1}, 5), []byte{opVector, 21, 0, opGlobalSet, 1}),
-		"locals across calls":          times(50, all, []byte{opCall, 1}, use),
+		"operands across calls":        times(300, loads(6), []byte{binary.OpCall, 1}, sum(6)),
+		"vectors across calls":         times(300, vectors(6), []byte{binary.OpCall, 1}, bytes.Repeat([]byte{binary.OpVector, 0xae, 1}, 5), []byte{binary.OpVector, 21, 0, binary.OpGlobalSet, 1}),
+		"locals across calls":          times(50, all, []byte{binary.OpCall, 1}, use),
 		"more operands than registers": times(100, loads(40), sum(40)),
-		"values where ways meet":       times(50, []byte{opGlobalGet, 1, opIf, typeEmpty}, all, []byte{opEnd}, use),
-		"values of loops":              times(50, []byte{opLoop, typeEmpty}, all, []byte{opGlobalGet, 1, opBrIf, 0, opEnd}, use),
-		"divisions":                    times(200, loads(2), []byte{0x6d}, loads(2), []byte{0x6d, 0x6d, opGlobalSet, 1}),
-		"many results":                 times(50, []byte{opCall, 2, opCall, 2}, bytes.Repeat([]byte{opGlobalSet, 1}, 80)),
+		"values where ways meet":       times(50, []byte{binary.OpGlobalGet, 1, binary.OpIf, binary.TypeEmpty}, all, []byte{binary.OpEnd}, use),
+		"values of loops":              times(50, []byte{binary.OpLoop, binary.TypeEmpty}, all, []byte{binary.OpGlobalGet, 1, binary.OpBrIf, 0, binary.OpEnd}, use),
+		"divisions":                    times(200, loads(2), []byte{0x6d}, loads(2), []byte{0x6d, 0x6d, binary.OpGlobalSet, 1}),
+		"many results":                 times(50, []byte{binary.OpCall, 2, binary.OpCall, 2}, bytes.Repeat([]byte{binary.OpGlobalSet, 1}, 80)),
 	} {
 		t.Run(what, func(t *testing.T) {
-			deeper := []byte{opGlobalGet, 0, opI32Const, 1, opI32Add, opGlobalSet, 0, opCall, 0}
-			m := one("", "", fnLocals(30, typeI32, cat(deeper, b)...))
+			deeper := []byte{binary.OpGlobalGet, 0, binary.OpI32Const, 1, binary.OpI32Add, binary.OpGlobalSet, 0, binary.OpCall, 0}
+			m := one("", "", fnLocals(30, binary.TypeI32, cat(deeper, b)...))
 			m.types = append(m.types, functionType("", strings.Repeat(i32, 40)))
 			m.functions = append(m.functions, 0, 1)
 			m.code = append(m.code, fn(), fn(loads(40)...))
-			m.globals = [][]byte{cat([]byte{typeI32, 1}, i32c(0), []byte{opEnd}), cat([]byte{typeI32, 1}, i32c(0), []byte{opEnd})}
+			m.globals = [][]byte{cat([]byte{binary.TypeI32, 1}, i32c(0), []byte{binary.OpEnd}), cat([]byte{binary.TypeI32, 1}, i32c(0), []byte{binary.OpEnd})}
 			m.exports = append(m.exports, export("depth", Global, 0))
 			out := rewrite(t, m, Options{Stack: 1 << 50})
 			r := &run{budget: 1 << 60, quantum: 1 << 50}

@@ -4,90 +4,92 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/dhowfleet/dhow/wasm/metering/binary"
+	"github.com/dhowfleet/dhow/wasm/metering/code"
 )
 
 // maxPages is what a 32-bit memory can have.
 const maxPages = 1 << 16
 
-func (w *rewriter) readFunctions(r *reader) *Error {
+func (w *rewriter) readFunctions(r *binary.Reader) *Error {
 	n := 0
 	if w.present[sectionFunction] {
-		n = r.count(w.limits.Functions-w.importedFunctions, "functions")
+		n = r.Count(w.Limits.Functions-w.Imported, "functions")
 	}
-	start := r.at
+	start := r.At
 	for range n {
 		t, err := w.typeIndex(r)
 		if err != nil {
 			return err
 		}
-		w.functions = append(w.functions, t)
+		w.Functions = append(w.Functions, t)
 	}
 	if n > 0 {
-		if err := w.check(r, "the function section"); err != nil {
+		if err := code.Check(r, "the function section"); err != nil {
 			return err
 		}
 	}
 	w.info.Functions = n
 	// The helpers' types follow when the code is known.
-	w.out[sectionFunction] = append([]byte(nil), w.code[start:r.at]...)
-	w.prepareTemplates()
+	w.out[sectionFunction] = append([]byte(nil), w.code[start:r.At]...)
+	w.Begin()
 	return nil
 }
 
 // limitsOf reads a minimum and, if there is one, a maximum.
-func limitsOf(r *reader, highest uint32) (flag byte, low, high uint32) {
-	if flag = r.byte(); flag > 1 {
+func limitsOf(r *binary.Reader, highest uint32) (flag byte, low, high uint32) {
+	if flag = r.Byte(); flag > 1 {
 		return flag, 0, 0
 	}
-	low, high = r.u32(), highest
+	low, high = r.U32(), highest
 	if flag == 1 {
-		high = r.u32()
+		high = r.U32()
 	}
 	if low > high {
-		r.fault("a minimum is above its maximum")
+		r.Fault("a minimum is above its maximum")
 	}
 	return flag, low, high
 }
 
 func appendLimits(b []byte, low, high uint32) []byte {
-	return appendU32(appendU32(append(b, 1), low), high)
+	return binary.AppendU32(binary.AppendU32(append(b, 1), low), high)
 }
 
-// table reads a table's type.
-func (w *rewriter) table(r *reader) (t tableType, high uint32, err *Error) {
-	at := r.at
-	if t.kind = r.byte(); t.kind != typeFuncRef && t.kind != typeExternRef && r.fail == "" {
-		return t, 0, w.refuse(Unsupported, at, fmt.Sprintf("a table of kind 0x%02x is not in WebAssembly 2.0", t.kind))
+// table reads a table's type and minimum.
+func (w *rewriter) table(r *binary.Reader) (kind byte, low uint32, err *Error) {
+	at := r.At
+	if kind = r.Byte(); kind != binary.TypeFuncRef && kind != binary.TypeExternRef && r.Fail == "" {
+		return 0, 0, w.refuse(Unsupported, at, fmt.Sprintf("a table of kind 0x%02x is not in WebAssembly 2.0", kind))
 	}
-	flag, low, high := limitsOf(r, 1<<32-1)
-	if flag > 1 && r.fail == "" {
-		return t, 0, w.refuse(Unsupported, at, "a table is shared or 64-bit")
+	flag, low, _ := limitsOf(r, 1<<32-1)
+	if flag > 1 && r.Fail == "" {
+		return 0, 0, w.refuse(Unsupported, at, "a table is shared or 64-bit")
 	}
 	if low > w.o.TableEntries {
-		return t, 0, w.refuse(TableLimit, at, fmt.Sprintf("a table has %d entries, at most %d are allowed", low, w.o.TableEntries))
+		return 0, 0, w.refuse(TableLimit, at, fmt.Sprintf("a table has %d entries, at most %d are allowed", low, w.o.TableEntries))
 	}
-	t.min = low
-	return t, high, nil
+	return kind, low, nil
 }
 
 // readTables sets every maximum to the minimum: nothing grows a table.
-func (w *rewriter) readTables(r *reader) *Error {
+func (w *rewriter) readTables(r *binary.Reader) *Error {
 	if !w.present[sectionTable] {
 		return w.tooManyTables()
 	}
-	n := r.count(maxTables, "tables")
-	out := appendU32(nil, uint32(n))
+	n := r.Count(maxTables, "tables")
+	out := binary.AppendU32(nil, uint32(n))
 	for range n {
-		at := r.at
-		t, _, err := w.table(r)
+		at := r.At
+		kind, low, err := w.table(r)
 		if err != nil {
 			return err
 		}
-		if w.info.TableEntries += uint64(t.min); w.info.TableEntries > uint64(w.o.TableEntries) {
+		if w.info.TableEntries += uint64(low); w.info.TableEntries > uint64(w.o.TableEntries) {
 			return w.refuse(TableLimit, at, fmt.Sprintf("its tables have more than %d entries", w.o.TableEntries))
 		}
-		w.tables = append(w.tables, t)
-		out = appendLimits(append(out, t.kind), t.min, t.min)
+		w.Tables = append(w.Tables, low)
+		out = appendLimits(append(out, kind), low, low)
 	}
 	w.out[sectionTable] = out
 	return w.tooManyTables()
@@ -97,19 +99,19 @@ func (w *rewriter) readTables(r *reader) *Error {
 const maxTables = 64
 
 func (w *rewriter) tooManyTables() *Error {
-	w.info.Tables = len(w.tables)
-	if len(w.tables) > maxTables {
-		return w.refuse(TableLimit, -1, fmt.Sprintf("it has %d tables, at most %d are allowed", len(w.tables), maxTables))
+	w.info.Tables = len(w.Tables)
+	if len(w.Tables) > maxTables {
+		return w.refuse(TableLimit, -1, fmt.Sprintf("it has %d tables, at most %d are allowed", len(w.Tables), maxTables))
 	}
 	return nil
 }
 
 // memory reads a memory's type.
-func (w *rewriter) memory(r *reader) (low, high uint32, err *Error) {
-	at := r.at
+func (w *rewriter) memory(r *binary.Reader) (low, high uint32, err *Error) {
+	at := r.At
 	flag, low, high := limitsOf(r, maxPages)
 	switch {
-	case r.fail != "":
+	case r.Fail != "":
 		return 0, 0, nil
 	case flag == 2 || flag == 3:
 		return 0, 0, w.refuse(MemoryLimit, at, "its memory is shared between threads")
@@ -120,28 +122,28 @@ func (w *rewriter) memory(r *reader) (low, high uint32, err *Error) {
 	case high > maxPages:
 		return 0, 0, w.refuse(Malformed, at, "its memory is larger than 4 GiB")
 	}
-	if w.memories++; w.memories > 1 {
+	if w.Memories++; w.Memories > 1 {
 		return 0, 0, w.refuse(MemoryLimit, at, "it has more than one memory")
 	}
-	w.info.Memories = w.memories
+	w.info.Memories = w.Memories
 	if w.o.MemoryPages != 0 && low > w.o.MemoryPages {
 		return 0, 0, w.refuse(MemoryLimit, at, fmt.Sprintf("its memory begins with %d pages of 64 KiB, at most %d are allowed", low, w.o.MemoryPages))
 	}
 	return low, high, nil
 }
 
-func (w *rewriter) readMemories(r *reader) *Error {
+func (w *rewriter) readMemories(r *binary.Reader) *Error {
 	if !w.present[sectionMemory] {
 		return nil
 	}
-	n := r.u32()
-	out := appendU32(nil, n)
+	n := r.U32()
+	out := binary.AppendU32(nil, n)
 	for range n {
 		low, high, err := w.memory(r)
 		if err != nil {
 			return err
 		}
-		if r.fail != "" {
+		if r.Fail != "" {
 			break
 		}
 		if w.o.MemoryPages != 0 {
@@ -154,137 +156,135 @@ func (w *rewriter) readMemories(r *reader) *Error {
 	return nil
 }
 
-func (w *rewriter) globalType(r *reader) (globalType, *Error) {
+type globalType struct {
+	kind    byte
+	mutable bool
+}
+
+func (w *rewriter) globalType(r *binary.Reader) (globalType, *Error) {
 	kind, err := w.valueTypes(r, 1)
 	if err != nil {
 		return globalType{}, err
 	}
-	mutable := r.byte()
+	mutable := r.Byte()
 	if mutable > 1 {
-		r.fault("a global is neither mutable nor constant")
+		r.Fault("a global is neither mutable nor constant")
 	}
-	if r.fail != "" {
+	if r.Fail != "" {
 		return globalType{}, nil
 	}
 	return globalType{kind[0], mutable == 1}, nil
 }
 
-func (w *rewriter) readGlobals(r *reader) *Error {
+func (w *rewriter) readGlobals(r *binary.Reader) *Error {
 	n := 0
 	if w.present[sectionGlobal] {
-		n = r.count(w.limits.Globals-w.importedGlobals, "globals")
+		n = r.Count(w.Limits.Globals-w.importedGlobals, "globals")
 	}
-	out := make([]byte, 0, r.end-r.at+32)
+	out := make([]byte, 0, r.End-r.At+32)
 	for range n {
-		start := r.at
+		start := r.At
 		g, err := w.globalType(r)
 		if err != nil {
 			return err
 		}
-		out = append(out, w.code[start:r.at]...)
+		out = append(out, w.code[start:r.At]...)
 		if out, err = w.constant(r, out); err != nil {
 			return err
 		}
-		if r.fail != "" {
+		if r.Fail != "" {
 			break
 		}
 		if g.mutable {
-			w.mutable++
-			if g.kind >= typeF64 {
-				w.info.Globals = append(w.info.Globals, uint32(len(w.globals)))
+			w.Mutable++
+			if g.kind >= binary.TypeF64 {
+				w.info.Globals = append(w.info.Globals, uint32(w.Globals))
 			} else {
 				w.info.VectorGlobals = true
 			}
 		}
-		w.globals = append(w.globals, g)
+		w.Globals++
 	}
-	w.mutable += 2
-	out = append(out, typeI64, 1, opI64Const, 0, opEnd) // fuel
-	out = append(out, typeI64, 1, opI64Const)
-	out = append(appendSigned(out, w.o.Stack), opEnd)
+	w.Mutable += 2
+	out = append(out, binary.TypeI64, 1, binary.OpI64Const, 0, binary.OpEnd) // fuel
+	out = append(out, binary.TypeI64, 1, binary.OpI64Const)
+	out = append(binary.AppendSigned(out, w.o.Stack), binary.OpEnd)
 	w.out[sectionGlobal] = prefixed32(n+2, out)
 	return nil
 }
 
 // constant appends a constant expression of one instruction.
-func (w *rewriter) constant(r *reader, out []byte) ([]byte, *Error) {
-	start := r.at
-	switch op := r.byte(); op {
-	case opI32Const:
-		r.signed(32)
-	case opI64Const:
-		r.signed(64)
-	case opF32Const:
-		r.bytes(4)
-	case opF64Const:
-		r.bytes(8)
-	case opVector:
-		if r.byte() != vectorConst {
-			r.fault("a constant expression is none")
+func (w *rewriter) constant(r *binary.Reader, out []byte) ([]byte, *Error) {
+	start := r.At
+	switch op := r.Byte(); op {
+	case binary.OpI32Const:
+		r.Signed(32)
+	case binary.OpI64Const:
+		r.Signed(64)
+	case binary.OpF32Const:
+		r.Bytes(4)
+	case binary.OpF64Const:
+		r.Bytes(8)
+	case binary.OpVector:
+		if r.Byte() != binary.VectorConst {
+			r.Fault("a constant expression is none")
 		}
-		r.bytes(16)
-	case opGlobalGet:
-		at, i := r.at, r.u32()
-		if r.fail == "" && uint64(i) >= uint64(w.importedGlobals) {
+		r.Bytes(16)
+	case binary.OpGlobalGet:
+		at, i := r.At, r.U32()
+		if r.Fail == "" && uint64(i) >= uint64(w.importedGlobals) {
 			return nil, w.refuse(Index, at, fmt.Sprintf("a constant expression reads global %d, which is not imported", i))
 		}
-	case opRefNull:
-		if t := r.byte(); t != typeFuncRef && t != typeExternRef {
-			r.fault("a null reference is of an unknown kind")
+	case binary.OpRefNull:
+		if t := r.Byte(); t != binary.TypeFuncRef && t != binary.TypeExternRef {
+			r.Fault("a null reference is of an unknown kind")
 		}
-	case opRefFunc:
+	case binary.OpRefFunc:
 		f, err := w.functionIndex(r)
 		if err != nil {
 			return nil, err
 		}
-		if r.byte() != opEnd {
-			r.fault("a constant expression has more than one instruction")
+		if r.Byte() != binary.OpEnd {
+			r.Fault("a constant expression has more than one instruction")
 		}
-		return append(appendU32(append(out, opRefFunc), f), opEnd), nil
+		return append(binary.AppendU32(append(out, binary.OpRefFunc), f), binary.OpEnd), nil
 	default:
-		r.fault("a constant expression is none")
+		r.Fault("a constant expression is none")
 	}
-	if r.byte() != opEnd {
-		r.fault("a constant expression has more than one instruction")
+	if r.Byte() != binary.OpEnd {
+		r.Fault("a constant expression has more than one instruction")
 	}
-	if r.fail != "" {
+	if r.Fail != "" {
 		return out, nil
 	}
-	return append(out, w.code[start:r.at]...), nil
+	return append(out, w.code[start:r.At]...), nil
 }
 
 // functionIndex reads an index of the original and returns that of the metered module.
-func (w *rewriter) functionIndex(r *reader) (uint32, *Error) {
-	at, i := r.at, r.u32()
-	if r.fail != "" {
+func (w *rewriter) functionIndex(r *binary.Reader) (uint32, *Error) {
+	at, i := r.At, r.U32()
+	if r.Fail != "" {
 		return 0, nil
 	}
-	if uint64(i) >= uint64(len(w.functions)) {
+	if uint64(i) >= uint64(len(w.Functions)) {
 		return 0, w.refuse(Index, at, fmt.Sprintf("there is no function %d", i))
 	}
-	return w.shifted(i), nil
+	return w.Shifted(i), nil
 }
 
-func (w *rewriter) shifted(i uint32) uint32 {
-	if uint64(i) >= uint64(w.importedFunctions) {
-		return i + w.shift
-	}
-	return i
-}
-
-func (w *rewriter) readExports(r *reader) *Error {
+func (w *rewriter) readExports(r *binary.Reader) *Error {
 	n := 0
 	if w.present[sectionExport] {
-		n = r.count(w.limits.Exports, "exports")
+		n = r.Count(w.Limits.Exports, "exports")
 	}
-	out := make([]byte, 0, r.end-r.at+64+20*len(w.info.Globals))
+	out := make([]byte, 0, r.End-r.At+64+20*len(w.info.Globals))
 	seen := make(map[string]struct{}, n)
 	w.info.Exports = make([]Export, 0, n)
 	for range n {
-		at := r.at
-		e := Export{Name: r.name(), Kind: Kind(r.byte())}
-		i := r.u32()
-		if r.fail != "" {
+		at := r.At
+		e := Export{Name: r.Name(), Kind: Kind(r.Byte())}
+		i := r.U32()
+		if r.Fail != "" {
 			break
 		}
 		if strings.HasPrefix(e.Name, reserved) {
@@ -297,16 +297,16 @@ func (w *rewriter) readExports(r *reader) *Error {
 		var have int
 		switch e.Kind {
 		case Function:
-			if have = len(w.functions); uint64(i) < uint64(have) {
-				s := w.types[w.functions[i]]
-				e.Params, e.Results = string(s.params), string(s.results)
+			if have = len(w.Functions); uint64(i) < uint64(have) {
+				s := w.Types[w.Functions[i]]
+				e.Params, e.Results = string(s.Params), string(s.Results)
 			}
 		case Table:
-			have = len(w.tables)
+			have = len(w.Tables)
 		case Memory:
-			have = w.memories
+			have = w.Memories
 		case Global:
-			have = len(w.globals)
+			have = w.Globals
 		default:
 			return w.refuse(Unsupported, at, fmt.Sprintf("it exports a kind (%d) that is not in WebAssembly 2.0", e.Kind))
 		}
@@ -314,18 +314,18 @@ func (w *rewriter) readExports(r *reader) *Error {
 			return w.refuse(Index, at, fmt.Sprintf("it exports %s %d, which it does not have", e.Kind, i))
 		}
 		if e.Kind == Function {
-			i = w.shifted(i)
+			i = w.Shifted(i)
 		}
 		out = appendExport(out, e.Name, e.Kind, i)
 		w.info.Exports = append(w.info.Exports, e)
 	}
 	if n > 0 {
-		if err := w.check(r, "the export section"); err != nil {
+		if err := code.Check(r, "the export section"); err != nil {
 			return err
 		}
 	}
-	out = appendExport(out, ExportFuel, Global, w.fuelGlobal())
-	out = appendExport(out, ExportStack, Global, w.fuelGlobal()+1)
+	out = appendExport(out, ExportFuel, Global, w.FuelGlobal())
+	out = appendExport(out, ExportStack, Global, w.FuelGlobal()+1)
 	for _, g := range w.info.Globals {
 		out = appendExport(out, ExportGlobalPrefix+strconv.Itoa(int(g)), Global, g)
 	}
@@ -333,28 +333,26 @@ func (w *rewriter) readExports(r *reader) *Error {
 	return nil
 }
 
-func (w *rewriter) fuelGlobal() uint32 { return uint32(len(w.globals)) }
-
 func appendExport(b []byte, name string, kind Kind, i uint32) []byte {
-	return appendU32(append(appendName(b, name), byte(kind)), i)
+	return binary.AppendU32(append(binary.AppendName(b, name), byte(kind)), i)
 }
 
-func (w *rewriter) readStart(r *reader) *Error {
+func (w *rewriter) readStart(r *binary.Reader) *Error {
 	if !w.present[sectionStart] {
 		return nil
 	}
-	at := r.at
-	i := r.u32()
-	if r.fail != "" {
+	at := r.At
+	i := r.U32()
+	if r.Fail != "" {
 		return nil
 	}
-	if uint64(i) >= uint64(len(w.functions)) {
+	if uint64(i) >= uint64(len(w.Functions)) {
 		return w.refuse(Index, at, fmt.Sprintf("it starts with function %d, which it does not have", i))
 	}
-	if s := w.types[w.functions[i]]; len(s.params)+len(s.results) != 0 {
+	if s := w.Types[w.Functions[i]]; len(s.Params)+len(s.Results) != 0 {
 		return w.refuse(Malformed, at, "its start function has parameters or results")
 	}
 	w.info.HasStart = true
-	w.out[sectionStart] = appendU32(nil, w.shifted(i))
+	w.out[sectionStart] = binary.AppendU32(nil, w.Shifted(i))
 	return nil
 }

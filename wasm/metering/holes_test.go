@@ -10,6 +10,8 @@ import (
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
+
+	"github.com/dhowfleet/dhow/wasm/metering/binary"
 )
 
 func refusedFor(t *testing.T, want Reason, code []byte, o Options) {
@@ -26,44 +28,44 @@ func refusedFor(t *testing.T, want Reason, code []byte, o Options) {
 func TestNothingThatWasAddedCanBeNamed(t *testing.T) {
 	guest := func() module {
 		m := one("", "", fn())
-		m.globals = [][]byte{cat([]byte{typeI64, 1}, i64c(0), []byte{opEnd})}
-		m.tables = [][]byte{{typeFuncRef, 0, 1}}
+		m.globals = [][]byte{cat([]byte{binary.TypeI64, 1}, i64c(0), []byte{binary.OpEnd})}
+		m.tables = [][]byte{{binary.TypeFuncRef, 0, 1}}
 		m.elements = [][]byte{{1, 0, 1, 0}} // passive, function 0
 		m.dataCount, m.data = []byte{1}, [][]byte{{1, 1, 'x'}}
 		return m
 	}
 	body := func(b ...byte) func(*module) { return func(m *module) { m.code = [][]byte{fn(b...)} } }
 	for what, change := range map[string]func(*module){
-		"global.set":      body(opI64Const, 0, opGlobalSet, 1),
-		"global.get":      body(opGlobalGet, 1, 0x1a),
-		"global.get 2":    body(opGlobalGet, 2, 0x1a),
-		"call":            body(opCall, 1),
-		"call 2":          body(opCall, 2),
-		"ref.func":        body(opRefFunc, 1, 0x1a),
-		"local.get":       body(opLocalGet, 0, 0x1a),
-		"local.set":       body(opI32Const, 0, opLocalSet, 0),
-		"local.tee":       body(opI32Const, 0, opLocalTee, 0, 0x1a),
-		"br":              body(opBr, 1),
-		"br_if":           body(opI32Const, 0, opBrIf, 1),
-		"br_table":        body(opI32Const, 0, opBrTable, 1, 0, 1),
-		"br_table within": body(opI32Const, 0, opBrTable, 1, 1, 0),
-		"block's type":    body(opBlock, 1, opEnd),
-		"loop's type":     body(opLoop, 1, opEnd),
-		"if's type":       body(opI32Const, 0, opIf, 1, opEnd),
-		"call_indirect":   body(opI32Const, 0, opCallIndirect, 1, 0),
-		"its table":       body(opI32Const, 0, opCallIndirect, 0, 1),
-		"table.get":       body(opI32Const, 0, 0x25, 1, 0x1a),
-		"table.set":       body(opI32Const, 0, opRefNull, typeFuncRef, opTableSet, 1),
-		"table.size":      body(opBulk, bulkTableSize, 1, 0x1a),
-		"table.fill":      body(opI32Const, 0, opRefNull, typeFuncRef, opI32Const, 0, opBulk, bulkTableFill, 1),
-		"table.copy":      body(opI32Const, 0, opI32Const, 0, opI32Const, 0, opBulk, bulkTableCopy, 0, 1),
-		"table.copy to":   body(opI32Const, 0, opI32Const, 0, opI32Const, 0, opBulk, bulkTableCopy, 1, 0),
-		"table.init":      body(opI32Const, 0, opI32Const, 0, opI32Const, 0, opBulk, bulkTableInit, 1, 0),
-		"table.init's":    body(opI32Const, 0, opI32Const, 0, opI32Const, 0, opBulk, bulkTableInit, 0, 1),
-		"elem.drop":       body(opBulk, bulkElemDrop, 1),
-		"memory.init":     body(opI32Const, 0, opI32Const, 0, opI32Const, 0, opBulk, bulkMemoryInit, 1, 0),
-		"memory.init's":   body(opI32Const, 0, opI32Const, 0, opI32Const, 0, opBulk, bulkMemoryInit, 0, 1),
-		"data.drop":       body(opBulk, bulkDataDrop, 1),
+		"global.set":      body(binary.OpI64Const, 0, binary.OpGlobalSet, 1),
+		"global.get":      body(binary.OpGlobalGet, 1, 0x1a),
+		"global.get 2":    body(binary.OpGlobalGet, 2, 0x1a),
+		"call":            body(binary.OpCall, 1),
+		"call 2":          body(binary.OpCall, 2),
+		"ref.func":        body(binary.OpRefFunc, 1, 0x1a),
+		"local.get":       body(binary.OpLocalGet, 0, 0x1a),
+		"local.set":       body(binary.OpI32Const, 0, binary.OpLocalSet, 0),
+		"local.tee":       body(binary.OpI32Const, 0, binary.OpLocalTee, 0, 0x1a),
+		"br":              body(binary.OpBr, 1),
+		"br_if":           body(binary.OpI32Const, 0, binary.OpBrIf, 1),
+		"br_table":        body(binary.OpI32Const, 0, binary.OpBrTable, 1, 0, 1),
+		"br_table within": body(binary.OpI32Const, 0, binary.OpBrTable, 1, 1, 0),
+		"block's type":    body(binary.OpBlock, 1, binary.OpEnd),
+		"loop's type":     body(binary.OpLoop, 1, binary.OpEnd),
+		"if's type":       body(binary.OpI32Const, 0, binary.OpIf, 1, binary.OpEnd),
+		"call_indirect":   body(binary.OpI32Const, 0, binary.OpCallIndirect, 1, 0),
+		"its table":       body(binary.OpI32Const, 0, binary.OpCallIndirect, 0, 1),
+		"table.get":       body(binary.OpI32Const, 0, 0x25, 1, 0x1a),
+		"table.set":       body(binary.OpI32Const, 0, binary.OpRefNull, binary.TypeFuncRef, binary.OpTableSet, 1),
+		"table.size":      body(binary.OpBulk, binary.BulkTableSize, 1, 0x1a),
+		"table.fill":      body(binary.OpI32Const, 0, binary.OpRefNull, binary.TypeFuncRef, binary.OpI32Const, 0, binary.OpBulk, binary.BulkTableFill, 1),
+		"table.copy":      body(binary.OpI32Const, 0, binary.OpI32Const, 0, binary.OpI32Const, 0, binary.OpBulk, binary.BulkTableCopy, 0, 1),
+		"table.copy to":   body(binary.OpI32Const, 0, binary.OpI32Const, 0, binary.OpI32Const, 0, binary.OpBulk, binary.BulkTableCopy, 1, 0),
+		"table.init":      body(binary.OpI32Const, 0, binary.OpI32Const, 0, binary.OpI32Const, 0, binary.OpBulk, binary.BulkTableInit, 1, 0),
+		"table.init's":    body(binary.OpI32Const, 0, binary.OpI32Const, 0, binary.OpI32Const, 0, binary.OpBulk, binary.BulkTableInit, 0, 1),
+		"elem.drop":       body(binary.OpBulk, binary.BulkElemDrop, 1),
+		"memory.init":     body(binary.OpI32Const, 0, binary.OpI32Const, 0, binary.OpI32Const, 0, binary.OpBulk, binary.BulkMemoryInit, 1, 0),
+		"memory.init's":   body(binary.OpI32Const, 0, binary.OpI32Const, 0, binary.OpI32Const, 0, binary.OpBulk, binary.BulkMemoryInit, 0, 1),
+		"data.drop":       body(binary.OpBulk, binary.BulkDataDrop, 1),
 		"memory.size":     body(0x3f, 1, 0x1a),
 		"function's type": func(m *module) { m.functions[0] = 1 },
 		"import's type": func(m *module) {
@@ -75,12 +77,12 @@ func TestNothingThatWasAddedCanBeNamed(t *testing.T) {
 		"export of a memory":   func(m *module) { m.exports = append(m.exports, export("m", Memory, 1)) },
 		"start":                func(m *module) { m.start = []byte{1} },
 		"element's function":   func(m *module) { m.elements = [][]byte{{1, 0, 1, 1}} },
-		"element's expression": func(m *module) { m.elements = [][]byte{{5, typeFuncRef, 1, opRefFunc, 1, opEnd}} },
-		"element's offset":     func(m *module) { m.elements = [][]byte{{0, opGlobalGet, 0, opEnd, 1, 0}} },
-		"element's table":      func(m *module) { m.elements = [][]byte{{2, 1, opI32Const, 0, opEnd, 0, 1, 0}} },
-		"global's value":       func(m *module) { m.globals = [][]byte{{typeI64, 1, opGlobalGet, 1, opEnd}} },
-		"global's function":    func(m *module) { m.globals = [][]byte{{typeFuncRef, 1, opRefFunc, 1, opEnd}} },
-		"data's offset":        func(m *module) { m.data = [][]byte{{0, opGlobalGet, 1, opEnd, 1, 'x'}} },
+		"element's expression": func(m *module) { m.elements = [][]byte{{5, binary.TypeFuncRef, 1, binary.OpRefFunc, 1, binary.OpEnd}} },
+		"element's offset":     func(m *module) { m.elements = [][]byte{{0, binary.OpGlobalGet, 0, binary.OpEnd, 1, 0}} },
+		"element's table":      func(m *module) { m.elements = [][]byte{{2, 1, binary.OpI32Const, 0, binary.OpEnd, 0, 1, 0}} },
+		"global's value":       func(m *module) { m.globals = [][]byte{{binary.TypeI64, 1, binary.OpGlobalGet, 1, binary.OpEnd}} },
+		"global's function":    func(m *module) { m.globals = [][]byte{{binary.TypeFuncRef, 1, binary.OpRefFunc, 1, binary.OpEnd}} },
+		"data's offset":        func(m *module) { m.data = [][]byte{{0, binary.OpGlobalGet, 1, binary.OpEnd, 1, 'x'}} },
 	} {
 		t.Run(what, func(t *testing.T) {
 			m := guest()
@@ -147,33 +149,35 @@ func TestRefusals(t *testing.T) {
 		{MemoryLimit, with(func(m *module) { m.memories = [][]byte{{0, 17}} }), Options{MemoryPages: 16}},
 		{Malformed, with(func(m *module) { m.memories = [][]byte{{1, 2, 1}} }), Options{}},
 		{Malformed, with(func(m *module) { m.memories = [][]byte{{0, 0x81, 0x80, 0x04}} }), Options{}},
-		{TableLimit, with(func(m *module) { m.tables = [][]byte{{typeFuncRef, 0, 0x81, 0x80, 0x04}} }), Options{}},
-		{TableLimit, with(func(m *module) { m.tables = [][]byte{{typeFuncRef, 0, 60}, {typeFuncRef, 0, 60}} }), Options{TableEntries: 100}},
+		{TableLimit, with(func(m *module) { m.tables = [][]byte{{binary.TypeFuncRef, 0, 0x81, 0x80, 0x04}} }), Options{}},
+		{TableLimit, with(func(m *module) { m.tables = [][]byte{{binary.TypeFuncRef, 0, 60}, {binary.TypeFuncRef, 0, 60}} }), Options{TableEntries: 100}},
 		{TableLimit, with(func(m *module) {
-			m.tables = [][]byte{{typeFuncRef, 0, 1}}
-			m.code = [][]byte{fn(opRefNull, typeFuncRef, opI32Const, 1, opBulk, bulkTableGrow, 0, 0x1a)}
+			m.tables = [][]byte{{binary.TypeFuncRef, 0, 1}}
+			m.code = [][]byte{fn(binary.OpRefNull, binary.TypeFuncRef, binary.OpI32Const, 1, binary.OpBulk, binary.BulkTableGrow, 0, 0x1a)}
 		}), Options{}},
-		{Unsupported, with(func(m *module) { m.tables = [][]byte{{0x40, 0, typeFuncRef, 0, 1, opRefNull, typeFuncRef, opEnd}} }), Options{}},
+		{Unsupported, with(func(m *module) {
+			m.tables = [][]byte{{0x40, 0, binary.TypeFuncRef, 0, 1, binary.OpRefNull, binary.TypeFuncRef, binary.OpEnd}}
+		}), Options{}},
 		{Unsupported, with(func(m *module) { m.types = append(m.types, functionType("\x69", "")) }), Options{}}, // exnref
 		{Unsupported, with(func(m *module) { m.types = append(m.types, []byte{0x5f, 0}) }), Options{}},          // a struct
 		{Unsupported, code(fnLocals(1, 0x64)), Options{}},
-		{Unsupported, code(fn(0x06, typeEmpty, opEnd)), Options{}}, // try
-		{Unsupported, code(fn(0x12, 0)), Options{}},                // return_call
-		{Unsupported, code(fn(0xfe, 3, 0)), Options{}},             // atomic.fence
-		{Unsupported, code(fn(opVector, 0x9a, 1)), Options{}},      // a number that nothing has
-		{Malformed, code(fn(opVector, 0x80, 0)), Options{}},        // a number that two readers take differently
-		{Malformed, code(fn(opI32Const, 0x80, 0x80, 0x80, 0x80, 0x10, 0x1a)), Options{}},
-		{Malformed, code(fn(opI32Const, 0x80, 0x80, 0x80, 0x80, 0x80, 0, 0x1a)), Options{}},
-		{Malformed, code(fn(opBlock, 0x80, 0x80, 0x80, 0x80, 0x20, opEnd)), Options{}},
-		{Unsupported, code(fn(opBlock, 0xff, 0x7f, opEnd)), Options{}}, // -1 in two bytes
-		{Malformed, code(fn(opElse)), Options{}},
-		{Malformed, code(fn(opEnd)), Options{}},
-		{Malformed, code(sized([]byte{0, opBlock, typeEmpty, opEnd})), Options{}},
+		{Unsupported, code(fn(0x06, binary.TypeEmpty, binary.OpEnd)), Options{}}, // try
+		{Unsupported, code(fn(0x12, 0)), Options{}},                              // return_call
+		{Unsupported, code(fn(0xfe, 3, 0)), Options{}},                           // atomic.fence
+		{Unsupported, code(fn(binary.OpVector, 0x9a, 1)), Options{}},             // a number that nothing has
+		{Malformed, code(fn(binary.OpVector, 0x80, 0)), Options{}},               // a number that two readers take differently
+		{Malformed, code(fn(binary.OpI32Const, 0x80, 0x80, 0x80, 0x80, 0x10, 0x1a)), Options{}},
+		{Malformed, code(fn(binary.OpI32Const, 0x80, 0x80, 0x80, 0x80, 0x80, 0, 0x1a)), Options{}},
+		{Malformed, code(fn(binary.OpBlock, 0x80, 0x80, 0x80, 0x80, 0x20, binary.OpEnd)), Options{}},
+		{Unsupported, code(fn(binary.OpBlock, 0xff, 0x7f, binary.OpEnd)), Options{}}, // -1 in two bytes
+		{Malformed, code(fn(binary.OpElse)), Options{}},
+		{Malformed, code(fn(binary.OpEnd)), Options{}},
+		{Malformed, code(sized([]byte{0, binary.OpBlock, binary.TypeEmpty, binary.OpEnd})), Options{}},
 		{Malformed, code([]byte{0}), Options{}},
 		{Operands, code(fn(0x1a)), Options{}},
-		{Operands, code(fn(opI32Const, 1, opBlock, typeEmpty, 0x1a, opEnd, 0x1a)), Options{}},
+		{Operands, code(fn(binary.OpI32Const, 1, binary.OpBlock, binary.TypeEmpty, 0x1a, binary.OpEnd, 0x1a)), Options{}},
 		{Malformed, with(func(m *module) { m.start, m.types = []byte{0}, [][]byte{functionType("", i32)} }), Options{}},
-		{Complexity, code(fnLocals(1<<32-1, typeI64)), Options{}},
+		{Complexity, code(fnLocals(1<<32-1, binary.TypeI64)), Options{}},
 		{Complexity, with(func(m *module) { // each is within its limit, and all cost when the module is loaded
 			for i := range 100 {
 				m.types = append(m.types, functionType(strings.Repeat("\x7f", 128+i), strings.Repeat("\x7e", 128-i)))
@@ -181,7 +185,7 @@ func TestRefusals(t *testing.T) {
 		}), Options{}},
 		{Complexity, with(func(m *module) {
 			for range 300 {
-				m.functions, m.code = append(m.functions, m.functions[0]), append(m.code, fnLocals(9000, typeI64, 0))
+				m.functions, m.code = append(m.functions, m.functions[0]), append(m.code, fnLocals(9000, binary.TypeI64, 0))
 			}
 		}), Options{}},
 		{TooLarge, valid, Options{Limits: Limits{Module: 20}}},
@@ -192,7 +196,7 @@ func TestRefusals(t *testing.T) {
 		t.Error("the module that is varied is refused itself: ", err)
 	}
 	var why *Error
-	_, err := Rewrite(code(fn(opCall, 9)), Options{})
+	_, err := Rewrite(code(fn(binary.OpCall, 9)), Options{})
 	if !errors.As(err, &why) || why.Function != 0 || why.Offset < 0 || !strings.Contains(err.Error(), "function 0: there is no function 9") {
 		t.Errorf("the error does not say where: %v", err)
 	}
@@ -205,7 +209,7 @@ func TestLimitsOfMemoryAndTables(t *testing.T) {
 		pages uint32
 		want  uint32
 	}{{[]byte{0, 1}, 0, 1 << 16}, {[]byte{0, 1}, 5, 5}, {[]byte{1, 1, 3}, 5, 3}, {[]byte{1, 1, 9}, 5, 5}, {[]byte{1, 5, 9}, 5, 5}} {
-		m := one(i32, i32, fn(opLocalGet, 0, opMemoryGrow, 0))
+		m := one(i32, i32, fn(binary.OpLocalGet, 0, binary.OpMemoryGrow, 0))
 		m.memories = [][]byte{c.own}
 		out := rewrite(t, m, Options{MemoryPages: c.pages})
 		if out.Info.MemoryMax != c.want {
@@ -229,13 +233,13 @@ func TestLimitsOfMemoryAndTables(t *testing.T) {
 
 // TestEveryMutableNumberIsExported, also those that the guest keeps to itself, so that a host can set them back.
 func TestEveryMutableNumberIsExported(t *testing.T) {
-	m := one("", "", fn(opGlobalGet, 3, opI64Const, 1, opI64Add, opGlobalSet, 3))
-	m.imports = [][]byte{cat(sized([]byte("env")), sized([]byte("g")), []byte{byte(Global), typeI32, 0})}
+	m := one("", "", fn(binary.OpGlobalGet, 3, binary.OpI64Const, 1, binary.OpI64Add, binary.OpGlobalSet, 3))
+	m.imports = [][]byte{cat(sized([]byte("env")), sized([]byte("g")), []byte{byte(Global), binary.TypeI32, 0})}
 	m.globals = [][]byte{
-		cat([]byte{typeI32, 1, opGlobalGet, 0, opEnd}),
-		cat([]byte{typeI32, 0}, i32c(1), []byte{opEnd}),
-		cat([]byte{typeI64, 1}, i64c(5), []byte{opEnd}),
-		{typeFuncRef, 1, opRefNull, typeFuncRef, opEnd},
+		cat([]byte{binary.TypeI32, 1, binary.OpGlobalGet, 0, binary.OpEnd}),
+		cat([]byte{binary.TypeI32, 0}, i32c(1), []byte{binary.OpEnd}),
+		cat([]byte{binary.TypeI64, 1}, i64c(5), []byte{binary.OpEnd}),
+		{binary.TypeFuncRef, 1, binary.OpRefNull, binary.TypeFuncRef, binary.OpEnd},
 	}
 	out := rewrite(t, m, Options{})
 	if !slices.Equal(out.Info.Globals, []uint32{1, 3}) || !out.Info.VectorGlobals {
@@ -250,8 +254,8 @@ func TestEveryMutableNumberIsExported(t *testing.T) {
 		t.Error("functions were added to the exports")
 	}
 	m.imports[0] = cat(sized([]byte("env")), sized([]byte("f")), []byte{byte(Function), 0})
-	m.globals[0] = cat([]byte{typeI32, 1}, i32c(9), []byte{opEnd})
-	m.code = [][]byte{fn(opGlobalGet, 2, opI64Const, 1, opI64Add, opGlobalSet, 2)}
+	m.globals[0] = cat([]byte{binary.TypeI32, 1}, i32c(9), []byte{binary.OpEnd})
+	m.code = [][]byte{fn(binary.OpGlobalGet, 2, binary.OpI64Const, 1, binary.OpI64Add, binary.OpGlobalSet, 2)}
 	m.exports[0] = export("f", Function, 1)
 	if _, err := j.NewHostModuleBuilder("env").NewFunctionBuilder().WithFunc(func() {}).Export("f").Instantiate(context.Background()); err != nil {
 		t.Fatal(err)

@@ -2,7 +2,9 @@ package metering
 
 import (
 	"fmt"
-	"strings"
+
+	"github.com/dhowfleet/dhow/wasm/metering/code"
+	"github.com/dhowfleet/dhow/wasm/metering/refusal"
 )
 
 // The names between a metered module and its host.
@@ -68,22 +70,9 @@ type Info struct {
 
 	Globals       []uint32 // exported under ExportGlobalPrefix, so that a host can restore them
 	VectorGlobals bool     // there are mutable v128 or reference globals, which cannot be restored
-	TableOps      bool     // an instruction changes a table or drops an element segment
-	DataDrop      bool     // an instruction drops a data segment
-	MemoryGrow    bool     // an instruction grows the memory
 
-	Functions       int // defined ones
-	LargestFunction int // bytes
-	Instructions    int
-	MaxLocals       int
-	MaxControl      int // control operations of one function
-	MaxWeight       int // locals times control operations of one function
-	MaxHeight       int // operands at once
-	MaxLoops        int // of one function
-	MaxWork, Work   int // of compiling one function, and all of them, in microseconds by estimate
-	MaxNesting      int
-	MaxFrame        int // bytes, the estimate that is taken from the stack
-	SIMD            bool
+	Functions int // defined ones
+	Found
 }
 
 // Kind is what is imported or exported.
@@ -125,61 +114,52 @@ type Export struct {
 	Params, Results string
 }
 
-// Reason is why a module is refused.
-type Reason string
+// Found is what was found in the functions; Info has its fields.
+type Found = code.Found
+
+// Limits say what a module may be made of. A field that is zero has its default.
+type Limits = code.Limits
+
+// DefaultLimits are far above real guests and far below what hurts.
+func DefaultLimits() Limits { return code.DefaultLimits() }
+
+// Error says why a module was refused, Reason is the closed list of reasons.
+type (
+	Error  = refusal.Error
+	Reason = refusal.Reason
+)
 
 // The reasons; there are no others.
 const (
-	NotWasm      Reason = "not wasm"      // it is no module, or a component, or of another version
-	Malformed    Reason = "malformed"     // its bytes are no valid module
-	Index        Reason = "index"         // it names something that it does not have
-	Operands     Reason = "operands"      // an instruction takes more operands than there are
-	Unsupported  Reason = "unsupported"   // it uses what is not in WebAssembly 2.0 core
-	TooLarge     Reason = "too large"     // it, or one of its parts, is larger than allowed
-	Complexity   Reason = "complexity"    // compiling it would take too long
-	MemoryLimit  Reason = "memory"        // more than one memory, a shared or a 64-bit one, or one beyond the limit
-	TableLimit   Reason = "table"         // tables beyond the limit, or table.grow
-	ReservedName Reason = "reserved name" // a name that begins with "dhow:"
+	NotWasm      = refusal.NotWasm
+	Malformed    = refusal.Malformed
+	Index        = refusal.Index
+	Operands     = refusal.Operands
+	Unsupported  = refusal.Unsupported
+	TooLarge     = refusal.TooLarge
+	Complexity   = refusal.Complexity
+	MemoryLimit  = refusal.MemoryLimit
+	TableLimit   = refusal.TableLimit
+	ReservedName = refusal.ReservedName
 )
 
 // Reasons returns all of them.
-func Reasons() []Reason {
-	return []Reason{NotWasm, Malformed, Index, Operands, Unsupported, TooLarge, Complexity, MemoryLimit, TableLimit, ReservedName}
-}
+func Reasons() []Reason { return refusal.Reasons() }
 
-// Error says why a module was refused.
-type Error struct {
-	Reason   Reason
-	Function int // the original's function index, -1 if it is not about one
-	Offset   int // into the original, -1 if it is not about one place
-	Text     string
-}
-
-func (e *Error) Error() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "cannot accept the WASM module (%s): ", e.Reason)
-	if e.Function >= 0 {
-		fmt.Fprintf(&b, "function %d: ", e.Function)
-	}
-	b.WriteString(e.Text)
-	if e.Offset >= 0 {
-		fmt.Fprintf(&b, ", at byte %d", e.Offset)
-	}
-	return b.String()
-}
-
-// Rewrite checks code and returns it with charges for fuel and stack. The error is an *Error. It keeps no part of code.
-func Rewrite(code []byte, o Options) (*Module, error) {
+// Rewrite checks module and returns it with charges for fuel and stack. The error is an *Error. It keeps no part of module.
+func Rewrite(module []byte, o Options) (*Module, error) {
 	if o.Stack <= 0 {
 		o.Stack = DefaultStack
 	}
 	if o.TableEntries == 0 {
 		o.TableEntries = DefaultTableEntries
 	}
-	o.Limits = o.Limits.withDefaults()
-	w := &rewriter{o: o, limits: o.Limits, code: code}
+	w := &rewriter{o: o, code: module}
+	w.Limits, w.Trap, w.Bytes = o.Limits.WithDefaults(), o.Mode == Trap, len(module)
 	if err := w.read(); err != nil {
 		return nil, err
 	}
-	return &Module{Code: w.assemble(), Info: w.info}, nil
+	out := w.assemble()
+	w.info.Found = w.Found
+	return &Module{Code: out, Info: w.info}, nil
 }

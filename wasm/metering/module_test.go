@@ -7,6 +7,8 @@ import (
 
 	"github.com/tetratelabs/wazero"
 	"github.com/tetratelabs/wazero/api"
+
+	"github.com/dhowfleet/dhow/wasm/metering/binary"
 )
 
 // module is put together by hand, section by section, so that a test can say exactly which bytes it means.
@@ -34,8 +36,10 @@ func cat(parts ...[]byte) []byte {
 	return out
 }
 
-func vec(parts ...[]byte) []byte { return cat(appendU32(nil, uint32(len(parts))), cat(parts...)) }
-func sized(b []byte) []byte      { return append(appendU32(nil, uint32(len(b))), b...) }
+func vec(parts ...[]byte) []byte {
+	return cat(binary.AppendU32(nil, uint32(len(parts))), cat(parts...))
+}
+func sized(b []byte) []byte { return append(binary.AppendU32(nil, uint32(len(b))), b...) }
 func part(id byte, b []byte) []byte {
 	return append([]byte{id}, sized(b)...)
 }
@@ -69,23 +73,25 @@ func (m module) bytes() []byte {
 }
 
 // fn is a function's code without its length: no locals, the instructions, end.
-func fn(instructions ...byte) []byte { return sized(cat([]byte{0}, instructions, []byte{opEnd})) }
+func fn(instructions ...byte) []byte {
+	return sized(cat([]byte{0}, instructions, []byte{binary.OpEnd}))
+}
 
 // fnLocals has n locals of a type before its instructions.
 func fnLocals(n uint32, t byte, instructions ...byte) []byte {
-	return sized(cat([]byte{1}, appendU32(nil, n), []byte{t}, instructions, []byte{opEnd}))
+	return sized(cat([]byte{1}, binary.AppendU32(nil, n), []byte{t}, instructions, []byte{binary.OpEnd}))
 }
 
 func functionType(params, results string) []byte {
-	return cat([]byte{typeFunction}, sized([]byte(params)), sized([]byte(results)))
+	return cat([]byte{binary.TypeFunction}, sized([]byte(params)), sized([]byte(results)))
 }
 
 func export(name string, kind Kind, i byte) []byte {
 	return cat(sized([]byte(name)), []byte{byte(kind), i})
 }
 
-func i32c(v int32) []byte { return appendSigned([]byte{opI32Const}, int64(v)) }
-func i64c(v int64) []byte { return appendSigned([]byte{opI64Const}, v) }
+func i32c(v int32) []byte { return binary.AppendSigned([]byte{binary.OpI32Const}, int64(v)) }
+func i64c(v int64) []byte { return binary.AppendSigned([]byte{binary.OpI64Const}, v) }
 
 const (
 	i32 = "\x7f"

@@ -1,5 +1,10 @@
 package metering
 
+import (
+	"github.com/dhowfleet/dhow/wasm/metering/binary"
+	"github.com/dhowfleet/dhow/wasm/metering/code"
+)
+
 // The parts of a name section that are read.
 const (
 	namesModule = iota
@@ -11,64 +16,63 @@ const (
 // that is malformed is refused, since the compiler would refuse it too.
 func (w *rewriter) readNames() *Error {
 	r := &w.names
-	if r.b == nil {
+	if r.B == nil {
 		return nil
 	}
 	const what = "the name section"
 	var module, functions []byte
-	for r.more() {
-		id := r.byte()
-		part := r.sub(r.u32())
-		if r.fail != "" {
+	for r.More() {
+		id := r.Byte()
+		part := r.Sub(r.U32())
+		if r.Fail != "" {
 			break
 		}
 		switch id {
 		case namesModule:
-			part.name()
-			module = w.code[part.base:part.at]
+			part.Name()
+			module = w.code[part.Base:part.At]
 		case namesFunctions:
-			n := part.count(len(w.code), "names")
-			functions = appendU32(make([]byte, 0, part.end-part.at+64), uint32(n+len(w.helpers.list)))
+			n := part.Count(len(w.code), "names")
+			helpers, helped := w.HelperNames(nil)
+			functions = binary.AppendU32(make([]byte, 0, part.End-part.At+64), uint32(n+helped))
 			for range n {
-				i := part.u32()
-				name := part.name()
-				if part.fail != "" {
+				i := part.U32()
+				name := part.Name()
+				if part.Fail != "" {
 					break
 				}
-				if uint64(i) >= uint64(w.importedFunctions) && i+w.shift >= i {
-					i += w.shift
+				if uint64(i) >= uint64(w.Imported) && i+w.Shift >= i {
+					i += w.Shift
 				}
-				functions = appendName(appendU32(functions, i), name)
+				functions = binary.AppendName(binary.AppendU32(functions, i), name)
 			}
-			for i, h := range w.helpers.list {
-				functions = appendName(appendU32(functions, w.helperFirst+uint32(i)), h.name)
-			}
+			functions = append(functions, helpers...)
 		case namesLocals:
-			for range part.count(len(w.code), "names") {
-				part.u32()
-				for range part.count(len(w.code), "names") {
-					part.u32()
-					part.name()
+			for range part.Count(len(w.code), "names") {
+				part.U32()
+				for range part.Count(len(w.code), "names") {
+					part.U32()
+					part.Name()
 				}
 			}
 		default:
-			part.at = part.end
+			part.At = part.End
 		}
-		part.done()
-		if err := w.check(&part, what); err != nil {
+		part.Done()
+		if err := code.Check(&part, what); err != nil {
 			return err
 		}
 	}
-	if err := w.check(r, what); err != nil {
+	if err := code.Check(r, what); err != nil {
 		return err
 	}
-	out := appendName(nil, "name")
+	out := binary.AppendName(nil, "name")
 	if module != nil {
-		out = appendU32(append(out, namesModule), uint32(len(module)))
+		out = binary.AppendU32(append(out, namesModule), uint32(len(module)))
 		out = append(out, module...)
 	}
 	if functions != nil {
-		out = appendU32(append(out, namesFunctions), uint32(len(functions)))
+		out = binary.AppendU32(append(out, namesFunctions), uint32(len(functions)))
 		out = append(out, functions...)
 	}
 	w.out[sectionCustom] = out

@@ -2,6 +2,9 @@ package metering
 
 import (
 	"pgregory.net/rapid"
+
+	"github.com/dhowfleet/dhow/wasm/metering/binary"
+	"github.com/dhowfleet/dhow/wasm/metering/code"
 )
 
 // program draws a valid module with control flow of every kind. It ends: each loop's turn and each function's entry
@@ -32,7 +35,7 @@ const (
 func drawProgram(t *rapid.T, floats bool) []byte {
 	p := &program{t: t, floats: floats}
 	p.addType(nil, nil)
-	p.addType([]byte{typeI32}, []byte{typeI32})
+	p.addType([]byte{binary.TypeI32}, []byte{binary.TypeI32})
 	kinds := 2 + p.draw(3)
 	for range kinds {
 		p.addType(p.drawTypes(3), p.drawTypes(3))
@@ -45,24 +48,24 @@ func drawProgram(t *rapid.T, floats bool) []byte {
 	m := module{
 		types:    p.types,
 		imports:  [][]byte{cat(sized([]byte("env")), sized([]byte("f")), []byte{byte(Function), 1})},
-		tables:   [][]byte{{typeFuncRef, 0, 8}},
+		tables:   [][]byte{{binary.TypeFuncRef, 0, 8}},
 		memories: [][]byte{{1, 2, 4}},
 		globals: [][]byte{
-			cat([]byte{typeI32, 1}, i32c(int32(50+p.draw(500))), []byte{opEnd}),
-			cat([]byte{typeI64, 1}, i64c(0), []byte{opEnd}),
-			cat([]byte{typeI32, 1}, i32c(7), []byte{opEnd}),
+			cat([]byte{binary.TypeI32, 1}, i32c(int32(50+p.draw(500))), []byte{binary.OpEnd}),
+			cat([]byte{binary.TypeI64, 1}, i64c(0), []byte{binary.OpEnd}),
+			cat([]byte{binary.TypeI32, 1}, i32c(7), []byte{binary.OpEnd}),
 		},
 		exports: [][]byte{
 			export("memory", Memory, 0), export("steps", Global, stepsGlobal), export("ticks", Global, ticksGlobal), export("spare", Global, spareGlobal),
 		},
 		functions: p.functions[1:],
-		data:      [][]byte{cat([]byte{0}, i32c(100), []byte{opEnd}, sized([]byte("some data")))},
+		data:      [][]byte{cat([]byte{0}, i32c(100), []byte{binary.OpEnd}, sized([]byte("some data")))},
 	}
 	var elements []byte
 	for i := range p.functions {
 		elements = append(elements, byte(i))
 	}
-	m.elements = [][]byte{cat([]byte{0}, i32c(1), []byte{opEnd}, sized(elements))}
+	m.elements = [][]byte{cat([]byte{0}, i32c(1), []byte{binary.OpEnd}, sized(elements))}
 	for i, typ := range p.functions[1:] {
 		m.exports = append(m.exports, export(string(rune('a'+i)), Function, byte(i+1)))
 		m.code = append(m.code, p.drawFunction(typ))
@@ -82,7 +85,7 @@ func (p *program) addType(params, results []byte) {
 }
 
 func (p *program) drawType() byte {
-	all := []byte{typeI32, typeI32, typeI64, typeF32, typeF64}
+	all := []byte{binary.TypeI32, binary.TypeI32, binary.TypeI64, binary.TypeF32, binary.TypeF64}
 	if !p.floats {
 		all = all[:3]
 	}
@@ -111,17 +114,17 @@ func (p *program) drawFunction(typ byte) []byte {
 	p.step()
 	p.statements(0)
 	p.expressions(p.results[typ], 3)
-	return sized(cat(vec(groups...), p.out, []byte{opEnd}))
+	return sized(cat(vec(groups...), p.out, []byte{binary.OpEnd}))
 }
 
 // step traps when no steps are left.
 func (p *program) step() {
-	p.emit(opGlobalGet, stepsGlobal, opI32Eqz, opIf, typeEmpty, opUnreachable, opEnd)
-	p.emit(opGlobalGet, stepsGlobal, opI32Const, 1, opI32Sub, opGlobalSet, stepsGlobal)
+	p.emit(binary.OpGlobalGet, stepsGlobal, binary.OpI32Eqz, binary.OpIf, binary.TypeEmpty, binary.OpUnreachable, binary.OpEnd)
+	p.emit(binary.OpGlobalGet, stepsGlobal, binary.OpI32Const, 1, binary.OpI32Sub, binary.OpGlobalSet, stepsGlobal)
 }
 
 func (p *program) tick() {
-	p.emit(opGlobalGet, ticksGlobal, opI64Const, 1, opI64Add, opGlobalSet, ticksGlobal)
+	p.emit(binary.OpGlobalGet, ticksGlobal, binary.OpI64Const, 1, binary.OpI64Add, binary.OpGlobalSet, ticksGlobal)
 }
 
 // statements leave the operands as they were.
@@ -146,53 +149,53 @@ func (p *program) statement(depth int) {
 		if len(p.locals) > 0 {
 			i := p.draw(len(p.locals) - 1)
 			p.expression(p.locals[i], 3)
-			p.emit(opLocalSet, byte(i))
+			p.emit(binary.OpLocalSet, byte(i))
 		}
 	case 3:
-		p.expression(typeI32, 2)
-		p.emit(opGlobalSet, spareGlobal)
+		p.expression(binary.TypeI32, 2)
+		p.emit(binary.OpGlobalSet, spareGlobal)
 	case 4:
 		p.address()
 		t := p.drawType()
 		p.expression(t, 2)
-		p.emit(map[byte]byte{typeI32: 0x36, typeI64: 0x37, typeF32: 0x38, typeF64: 0x39}[t], 0, byte(p.draw(100)))
+		p.emit(map[byte]byte{binary.TypeI32: 0x36, binary.TypeI64: 0x37, binary.TypeF32: 0x38, binary.TypeF64: 0x39}[t], 0, byte(p.draw(100)))
 	case 5, 6: // a block or a loop, of values or of a function's type
 		typ := byte(p.draw(len(p.types) - 1))
 		p.expressions(p.params[typ], 2)
 		if kind == 5 {
-			p.emit(opBlock, typ)
+			p.emit(binary.OpBlock, typ)
 			p.labels = append(p.labels, label{p.results[typ]})
 		} else {
-			p.emit(opLoop, typ)
+			p.emit(binary.OpLoop, typ)
 			p.labels = append(p.labels, label{p.params[typ]})
 			p.step()
 		}
 		p.drop(len(p.params[typ]))
 		p.statements(depth + 1)
 		p.expressions(p.results[typ], 2)
-		p.emit(opEnd)
+		p.emit(binary.OpEnd)
 		p.labels = p.labels[:len(p.labels)-1]
 		p.drop(len(p.results[typ]))
 	case 7, 8: // if
-		p.expression(typeI32, 2)
-		p.emit(opIf, typeEmpty)
+		p.expression(binary.TypeI32, 2)
+		p.emit(binary.OpIf, binary.TypeEmpty)
 		p.labels = append(p.labels, label{})
 		p.statements(depth + 1)
 		if p.draw(1) == 0 {
-			p.emit(opElse)
+			p.emit(binary.OpElse)
 			p.statements(depth + 1)
 		}
-		p.emit(opEnd)
+		p.emit(binary.OpEnd)
 		p.labels = p.labels[:len(p.labels)-1]
 	case 9, 10: // a branch, and what follows is dead if it is always taken
 		depth := p.draw(len(p.labels) - 1)
 		types := p.labels[len(p.labels)-1-depth].types
 		p.expressions(types, 2)
 		if p.draw(3) == 0 {
-			p.emit(opBr, byte(depth))
+			p.emit(binary.OpBr, byte(depth))
 		} else {
-			p.expression(typeI32, 2)
-			p.emit(opBrIf, byte(depth))
+			p.expression(binary.TypeI32, 2)
+			p.emit(binary.OpBrIf, byte(depth))
 			p.drop(len(types))
 		}
 	case 11: // a table of the labels without values
@@ -203,21 +206,21 @@ func (p *program) statement(depth int) {
 			}
 		}
 		if len(targets) > 0 {
-			p.expression(typeI32, 2)
-			p.emit(opBrTable, byte(len(targets)-1))
+			p.expression(binary.TypeI32, 2)
+			p.emit(binary.OpBrTable, byte(len(targets)-1))
 			p.emit(targets...)
 		}
 	case 12:
 		p.expressions(p.labels[0].types, 2)
-		p.emit(opReturn)
+		p.emit(binary.OpReturn)
 	case 13, 14:
 		f := p.draw(len(p.functions) - 1)
 		typ := p.functions[f]
 		p.expressions(p.params[typ], 2)
 		if kind == 13 {
-			p.emit(opCall, byte(f))
+			p.emit(binary.OpCall, byte(f))
 		} else {
-			p.emit(opI32Const, byte(f+1-min(1, p.draw(20))), opCallIndirect, typ, 0) // sometimes of another type
+			p.emit(binary.OpI32Const, byte(f+1-min(1, p.draw(20))), binary.OpCallIndirect, typ, 0) // sometimes of another type
 		}
 		p.drop(len(p.results[typ]))
 	case 15:
@@ -229,15 +232,15 @@ func (p *program) bulk() {
 	for range 2 {
 		p.address()
 	}
-	length := []int32{0, 1, 100, bulkSmall, bulkSmall + 1, bulkChunk, bulkChunk + 1, 2*bulkChunk - 5, 140_000}[p.draw(8)]
+	length := []int32{0, 1, 100, code.BulkSmall, code.BulkSmall + 1, code.BulkChunk, code.BulkChunk + 1, 2*code.BulkChunk - 5, 140_000}[p.draw(8)]
 	p.emit(i32c(length)...)
 	if p.draw(1) == 0 {
-		p.emit(opBulk, bulkMemoryCopy, 0, 0)
+		p.emit(binary.OpBulk, binary.BulkMemoryCopy, 0, 0)
 	} else {
-		p.emit(opBulk, bulkMemoryFill, 0)
+		p.emit(binary.OpBulk, binary.BulkMemoryFill, 0)
 	}
 	if p.draw(3) == 0 {
-		p.emit(opI32Const, byte(p.draw(1)), opMemoryGrow, 0, 0x1a)
+		p.emit(binary.OpI32Const, byte(p.draw(1)), binary.OpMemoryGrow, 0, 0x1a)
 	}
 }
 
@@ -251,7 +254,7 @@ func (p *program) drop(n int) {
 func (p *program) address() {
 	switch p.draw(9) {
 	case 0:
-		p.expression(typeI32, 1)
+		p.expression(binary.TypeI32, 1)
 	case 1:
 		p.emit(i32c(int32(p.draw(300_000)))...)
 	default:
@@ -274,7 +277,7 @@ func (p *program) expression(t byte, depth int) {
 	switch kind {
 	case 0, 2:
 		if i := p.localOf(t); i >= 0 {
-			p.emit(opLocalGet, byte(i))
+			p.emit(binary.OpLocalGet, byte(i))
 			return
 		}
 		fallthrough
@@ -284,51 +287,51 @@ func (p *program) expression(t byte, depth int) {
 		p.expression(t, depth-1)
 		p.expression(t, depth-1)
 		ops := map[byte][]byte{
-			typeI32: {0x6a, 0x6b, 0x6c, 0x6d, 0x70, 0x71, 0x73, 0x74, 0x78, 0x48, 0x4d},
-			typeI64: {0x7c, 0x7d, 0x7e, 0x7f, 0x82, 0x83, 0x85, 0x86, 0x8a},
-			typeF32: {0x92, 0x93, 0x94, 0x95, 0x96, 0x98},
-			typeF64: {0xa0, 0xa1, 0xa2, 0xa3, 0xa5, 0xa6},
+			binary.TypeI32: {0x6a, 0x6b, 0x6c, 0x6d, 0x70, 0x71, 0x73, 0x74, 0x78, 0x48, 0x4d},
+			binary.TypeI64: {0x7c, 0x7d, 0x7e, 0x7f, 0x82, 0x83, 0x85, 0x86, 0x8a},
+			binary.TypeF32: {0x92, 0x93, 0x94, 0x95, 0x96, 0x98},
+			binary.TypeF64: {0xa0, 0xa1, 0xa2, 0xa3, 0xa5, 0xa6},
 		}[t]
 		p.emit(ops[p.draw(len(ops)-1)])
 	case 5:
 		from := p.drawType()
 		p.expression(from, depth-1)
 		if op, ok := map[[2]byte]byte{
-			{typeI64, typeI32}: 0xa7, {typeF32, typeI32}: 0xa8, {typeF64, typeI32}: 0xab, {typeI32, typeI64}: 0xad, {typeF32, typeI64}: 0xae,
-			{typeF64, typeI64}: 0xb1, {typeI32, typeF32}: 0xb2, {typeI64, typeF32}: 0xb4, {typeF64, typeF32}: 0xb6, {typeI32, typeF64}: 0xb7,
-			{typeI64, typeF64}: 0xba, {typeF32, typeF64}: 0xbb,
+			{binary.TypeI64, binary.TypeI32}: 0xa7, {binary.TypeF32, binary.TypeI32}: 0xa8, {binary.TypeF64, binary.TypeI32}: 0xab, {binary.TypeI32, binary.TypeI64}: 0xad, {binary.TypeF32, binary.TypeI64}: 0xae,
+			{binary.TypeF64, binary.TypeI64}: 0xb1, {binary.TypeI32, binary.TypeF32}: 0xb2, {binary.TypeI64, binary.TypeF32}: 0xb4, {binary.TypeF64, binary.TypeF32}: 0xb6, {binary.TypeI32, binary.TypeF64}: 0xb7,
+			{binary.TypeI64, binary.TypeF64}: 0xba, {binary.TypeF32, binary.TypeF64}: 0xbb,
 		}[[2]byte{from, t}]; ok {
 			p.emit(op)
 		}
 	case 6:
 		p.address()
-		p.emit(map[byte]byte{typeI32: 0x28, typeI64: 0x29, typeF32: 0x2a, typeF64: 0x2b}[t], 0, byte(p.draw(100)))
+		p.emit(map[byte]byte{binary.TypeI32: 0x28, binary.TypeI64: 0x29, binary.TypeF32: 0x2a, binary.TypeF64: 0x2b}[t], 0, byte(p.draw(100)))
 	case 7:
 		p.expression(t, depth-1)
 		p.expression(t, depth-1)
-		p.expression(typeI32, depth-1)
+		p.expression(binary.TypeI32, depth-1)
 		p.emit(0x1b)
 	case 8: // a block or an if with a value
 		if p.draw(1) == 0 {
-			p.emit(opBlock, t)
+			p.emit(binary.OpBlock, t)
 			p.labels = append(p.labels, label{[]byte{t}})
 			p.tick()
 			p.expression(t, depth-1)
 		} else {
-			p.expression(typeI32, depth-1)
-			p.emit(opIf, t)
+			p.expression(binary.TypeI32, depth-1)
+			p.emit(binary.OpIf, t)
 			p.labels = append(p.labels, label{[]byte{t}})
 			p.expression(t, depth-1)
-			p.emit(opElse)
+			p.emit(binary.OpElse)
 			p.tick()
 			p.expression(t, depth-1)
 		}
-		p.emit(opEnd)
+		p.emit(binary.OpEnd)
 		p.labels = p.labels[:len(p.labels)-1]
 	case 9:
 		p.expression(t, depth-1)
 		if i := p.localOf(t); i >= 0 {
-			p.emit(opLocalTee, byte(i))
+			p.emit(binary.OpLocalTee, byte(i))
 		}
 	}
 }
@@ -349,13 +352,13 @@ func (p *program) localOf(t byte) int {
 func (p *program) constant(t byte) {
 	n := int32(p.draw(1000)) - 100
 	switch t {
-	case typeI32:
+	case binary.TypeI32:
 		p.emit(i32c(n)...)
-	case typeI64:
+	case binary.TypeI64:
 		p.emit(i64c(int64(n) << p.draw(20))...)
-	case typeF32:
-		p.emit(opF32Const, 0, byte(n), byte(n>>3), 0x41)
-	case typeF64:
-		p.emit(opF64Const, 0, 0, 0, 0, byte(n), byte(n), 0x20, 0x40)
+	case binary.TypeF32:
+		p.emit(binary.OpF32Const, 0, byte(n), byte(n>>3), 0x41)
+	case binary.TypeF64:
+		p.emit(binary.OpF64Const, 0, 0, 0, 0, byte(n), byte(n), 0x20, 0x40)
 	}
 }

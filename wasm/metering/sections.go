@@ -1,10 +1,11 @@
 package metering
 
 import (
-	"bytes"
-	"encoding/binary"
 	"fmt"
 	"strings"
+
+	"github.com/dhowfleet/dhow/wasm/metering/binary"
+	"github.com/dhowfleet/dhow/wasm/metering/code"
 )
 
 // The sections, by their number in the binary format.
@@ -35,71 +36,25 @@ var sectionNames = [sections]string{
 	"custom", "type", "import", "function", "table", "memory", "global", "export", "start", "element", "code", "data", "data count",
 }
 
-type signature struct{ params, results []byte }
-
-func (s *signature) wide() bool {
-	return bytes.IndexByte(s.params, typeV128) >= 0 || bytes.IndexByte(s.results, typeV128) >= 0
-}
-
-type globalType struct {
-	kind    byte
-	mutable bool
-}
-
-type tableType struct {
-	kind byte
-	min  uint32
-}
-
 // rewriter holds the original's index spaces, against which everything is checked, and the metered module's parts.
 type rewriter struct {
-	o      Options
-	limits Limits
-	code   []byte
-	info   Info
+	code.Meter
+	o    Options
+	code []byte
+	info Info
 
 	present [sections]bool
-	content [sections]reader
-	names   reader // content of the name section
+	content [sections]binary.Reader
+	names   binary.Reader // content of the name section
 
-	types             []signature
-	functions         []uint32 // the type of each, imported ones first
-	importedFunctions int
-	globals           []globalType
-	importedGlobals   int
-	mutable           int // mutable globals, imported ones and the two that are added among them
-	tables            []tableType
-	memories          int
-	elements          int
-	data              []uint32 // the length of each segment
+	importedGlobals int
 
-	shift   uint32 // added to the index of every function that the module defines
-	wrap    map[string]uint32
-	added   []byte // types
-	addedN  uint32
-	helpers helpers
-	templates
-
-	out    [sections][]byte // content of the sections that are written anew; of the code, with room at its front
-	room   int
-	locals int        // of all functions so far
-	uses   []localUse // of every local of the function at hand
-	fn     body       // reused from function to function
+	out  [sections][]byte // content of the sections that are written anew; of the code, with room at its front
+	room int
 }
 
 func (w *rewriter) refuse(reason Reason, at int, text string) *Error {
 	return &Error{Reason: reason, Function: -1, Offset: at, Text: text}
-}
-
-// check turns a reader's fault into an error.
-func (w *rewriter) check(r *reader, what string) *Error {
-	if r.fail == "" {
-		return nil
-	}
-	if more, over := strings.CutPrefix(r.fail, overLimit); over {
-		return w.refuse(TooLarge, r.at, "it has too many "+more)
-	}
-	return w.refuse(Malformed, r.at, what+": "+r.fail)
 }
 
 // read walks the whole module and fills out.
@@ -109,7 +64,7 @@ func (w *rewriter) read() error {
 	}
 	for _, step := range []struct {
 		section int
-		read    func(*reader) *Error
+		read    func(*binary.Reader) *Error
 	}{
 		{sectionType, w.readTypes},
 		{sectionImport, w.readImports},
@@ -126,12 +81,12 @@ func (w *rewriter) read() error {
 	} {
 		r := &w.content[step.section]
 		if !w.present[step.section] {
-			*r = reader{b: w.code, at: len(w.code), end: len(w.code), base: len(w.code), fail: absent}
+			*r = binary.Reader{B: w.code, At: len(w.code), End: len(w.code), Base: len(w.code), Fail: absent}
 		}
 		err := step.read(r)
 		if err == nil && w.present[step.section] {
-			r.done()
-			err = w.check(r, "the "+sectionNames[step.section]+" section")
+			r.Done()
+			err = code.Check(r, "the "+sectionNames[step.section]+" section")
 		}
 		if err != nil {
 			return err
@@ -146,28 +101,32 @@ func (w *rewriter) read() error {
 // absent is the fault of a section that is not there; the steps ask for present before they read.
 const absent = "it is missing"
 
+func little(b []byte) uint32 {
+	return uint32(b[0]) | uint32(b[1])<<8 | uint32(b[2])<<16 | uint32(b[3])<<24
+}
+
 // split finds the sections and refuses what is out of order.
 func (w *rewriter) split() *Error {
-	code := w.code
-	if len(code) > w.limits.Module {
-		return w.refuse(TooLarge, -1, fmt.Sprintf("it has %d bytes, at most %d are allowed", len(code), w.limits.Module))
+	module := w.code
+	if len(module) > w.Limits.Module {
+		return w.refuse(TooLarge, -1, fmt.Sprintf("it has %d bytes, at most %d are allowed", len(module), w.Limits.Module))
 	}
-	if len(code) < 8 || string(code[:4]) != "\x00asm" {
+	if len(module) < 8 || string(module[:4]) != "\x00asm" {
 		return w.refuse(NotWasm, -1, "it does not begin as a module does")
 	}
-	if version := binary.LittleEndian.Uint32(code[4:]); version != 1 {
+	if version := little(module[4:8]); version != 1 {
 		if version&0xffff0000 != 0 {
 			return w.refuse(NotWasm, -1, "it is a component; build it as a core module")
 		}
 		return w.refuse(NotWasm, -1, fmt.Sprintf("it has version %d, only version 1 is known", version))
 	}
-	r := reader{b: code, at: 8, end: len(code)}
+	r := binary.Reader{B: module, At: 8, End: len(module)}
 	last := 0
-	for r.more() {
-		start := r.at
-		id := r.byte()
-		content := r.sub(r.u32())
-		if err := w.check(&r, "a section"); err != nil {
+	for r.More() {
+		start := r.At
+		id := r.Byte()
+		content := r.Sub(r.U32())
+		if err := code.Check(&r, "a section"); err != nil {
 			return err
 		}
 		switch {
@@ -189,82 +148,78 @@ func (w *rewriter) split() *Error {
 
 // custom checks a custom section's name. All are dropped except the function names: what a tool recorded about the
 // original's code offsets is wrong after rewriting.
-func (w *rewriter) custom(r reader) *Error {
-	name := r.name()
-	if err := w.check(&r, "a custom section"); err != nil {
+func (w *rewriter) custom(r binary.Reader) *Error {
+	name := r.Name()
+	if err := code.Check(&r, "a custom section"); err != nil {
 		return err
 	}
 	if name != "name" {
 		return nil
 	}
-	if w.names.b != nil {
-		return w.refuse(Malformed, r.base, "it has two name sections")
+	if w.names.B != nil {
+		return w.refuse(Malformed, r.Base, "it has two name sections")
 	}
 	w.names = r
 	return nil
 }
 
 // valueTypes reads n types of WebAssembly 2.0.
-func (w *rewriter) valueTypes(r *reader, n int) ([]byte, *Error) {
-	b := r.bytes(uint32(n))
+func (w *rewriter) valueTypes(r *binary.Reader, n int) ([]byte, *Error) {
+	b := r.Bytes(uint32(n))
 	for i, t := range b {
-		if !isValueType(t) {
-			return nil, w.refuse(Unsupported, r.at-n+i, fmt.Sprintf("0x%02x is no value type of WebAssembly 2.0", t))
+		if !binary.IsValueType(t) {
+			return nil, w.refuse(Unsupported, r.At-n+i, fmt.Sprintf("0x%02x is no value type of WebAssembly 2.0", t))
 		}
 	}
 	return b, nil
 }
 
-func isValueType(t byte) bool {
-	return t >= typeV128 && t <= typeI32 || t == typeFuncRef || t == typeExternRef
-}
-
-func (w *rewriter) readTypes(r *reader) *Error {
+func (w *rewriter) readTypes(r *binary.Reader) *Error {
 	if !w.present[sectionType] {
 		return nil
 	}
-	n := r.count(w.limits.Types, "types")
-	w.types = make([]signature, 0, n)
+	n := r.Count(w.Limits.Types, "types")
+	w.Types = make([]code.Signature, 0, n)
 	values := 0
 	for range n {
-		if form := r.byte(); form != typeFunction && r.fail == "" {
-			return w.refuse(Unsupported, r.at-1, fmt.Sprintf("type form 0x%02x is not in WebAssembly 2.0", form))
+		if form := r.Byte(); form != binary.TypeFunction && r.Fail == "" {
+			return w.refuse(Unsupported, r.At-1, fmt.Sprintf("type form 0x%02x is not in WebAssembly 2.0", form))
 		}
-		var s signature
+		var s code.Signature
 		var err *Error
-		if s.params, err = w.valueTypes(r, r.count(w.limits.Params, "parameters of one function")); err != nil {
+		if s.Params, err = w.valueTypes(r, r.Count(w.Limits.Params, "parameters of one function")); err != nil {
 			return err
 		}
-		if s.results, err = w.valueTypes(r, r.count(w.limits.Results, "results of one function")); err != nil {
+		if s.Results, err = w.valueTypes(r, r.Count(w.Limits.Results, "results of one function")); err != nil {
 			return err
 		}
-		if values += len(s.params) + len(s.results); values > w.limits.Values {
-			return w.refuse(Complexity, r.at, fmt.Sprintf("its types have more than %d parameters and results together", w.limits.Values))
+		if values += len(s.Params) + len(s.Results); values > w.Limits.Values {
+			return w.refuse(Complexity, r.At, fmt.Sprintf("its types have more than %d parameters and results together", w.Limits.Values))
 		}
-		w.types = append(w.types, s)
+		w.Types = append(w.Types, s)
 	}
-	return w.check(r, "the type section")
+	return code.Check(r, "the type section")
 }
 
-func (w *rewriter) typeIndex(r *reader) (uint32, *Error) {
-	at, i := r.at, r.u32()
-	if r.fail == "" && uint64(i) >= uint64(len(w.types)) {
+func (w *rewriter) typeIndex(r *binary.Reader) (uint32, *Error) {
+	at, i := r.At, r.U32()
+	if r.Fail == "" && uint64(i) >= uint64(len(w.Types)) {
 		return 0, w.refuse(Index, at, fmt.Sprintf("there is no type %d", i))
 	}
 	return i, nil
 }
 
-func (w *rewriter) readImports(r *reader) *Error {
+func (w *rewriter) readImports(r *binary.Reader) *Error {
 	n := 0
 	if w.present[sectionImport] {
-		n = r.count(w.limits.Imports, "imports")
+		n = r.Count(w.Limits.Imports, "imports")
 	}
-	out := make([]byte, 0, r.end-r.at)
+	out := make([]byte, 0, r.End-r.At)
 	w.info.Imports = make([]Import, 0, n)
 	for range n {
-		start := r.at
-		imp := Import{Module: r.name(), Name: r.name(), Kind: Kind(r.byte())}
-		if r.fail != "" {
+		start := r.At
+		imp := Import{Module: r.Name(), Name: r.Name(), Kind: Kind(r.Byte())}
+		if r.Fail != "" {
 			break
 		}
 		if strings.HasPrefix(imp.Module, reserved) {
@@ -276,54 +231,53 @@ func (w *rewriter) readImports(r *reader) *Error {
 			if err != nil {
 				return err
 			}
-			if r.fail == "" {
-				imp.Params, imp.Results = string(w.types[t].params), string(w.types[t].results)
-				w.functions = append(w.functions, t)
-				w.importedFunctions++
+			if r.Fail == "" {
+				imp.Params, imp.Results = string(w.Types[t].Params), string(w.Types[t].Results)
+				w.Functions = append(w.Functions, t)
+				w.Imported++
 			}
-			out = append(out, w.code[start:r.at]...)
+			out = append(out, w.code[start:r.At]...)
 		case Table:
-			t, _, err := w.table(r)
-			if err != nil {
+			if _, _, err := w.table(r); err != nil {
 				return err
 			}
-			w.tables = append(w.tables, t)
+			w.Tables = append(w.Tables, w.o.TableEntries)
 			w.info.TablesImported = true
-			out = append(out, w.code[start:r.at]...)
+			out = append(out, w.code[start:r.At]...)
 		case Memory:
 			low, high, err := w.memory(r)
 			if err != nil {
 				return err
 			}
 			w.info.MemoryMin, w.info.MemoryMax, w.info.MemoryImported = low, high, true
-			out = append(out, w.code[start:r.at]...)
+			out = append(out, w.code[start:r.At]...)
 		case Global:
 			g, err := w.globalType(r)
 			if err != nil {
 				return err
 			}
-			w.globals = append(w.globals, g)
+			w.Globals++
 			if g.mutable {
-				w.mutable++
+				w.Mutable++
 			}
 			w.importedGlobals++
-			out = append(out, w.code[start:r.at]...)
+			out = append(out, w.code[start:r.At]...)
 		default:
-			return w.refuse(Unsupported, r.at-1, fmt.Sprintf("it imports a kind (%d) that is not in WebAssembly 2.0", imp.Kind))
+			return w.refuse(Unsupported, r.At-1, fmt.Sprintf("it imports a kind (%d) that is not in WebAssembly 2.0", imp.Kind))
 		}
 		w.info.Imports = append(w.info.Imports, imp)
 	}
 	if n > 0 {
-		if err := w.check(r, "the import section"); err != nil {
+		if err := code.Check(r, "the import section"); err != nil {
 			return err
 		}
 	}
 	if w.o.Mode == Yield {
-		w.shift = 1
+		w.Shift = 1
 		n++
-		out = appendName(appendName(out, ImportModule), ImportRefill)
+		out = binary.AppendName(binary.AppendName(out, ImportModule), ImportRefill)
 		out = append(out, byte(Function))
-		out = appendU32(out, w.addType([]byte{typeI64, typeI64}, []byte{typeI64}))
+		out = binary.AppendU32(out, w.AddType([]byte{binary.TypeI64, binary.TypeI64}, []byte{binary.TypeI64}))
 	}
 	w.out[sectionImport] = prefixed32(n, out)
 	return nil
@@ -331,5 +285,5 @@ func (w *rewriter) readImports(r *reader) *Error {
 
 // prefixed32 puts a vector's length before its elements.
 func prefixed32(n int, elements []byte) []byte {
-	return append(appendU32(make([]byte, 0, 5+len(elements)), uint32(n)), elements...)
+	return append(binary.AppendU32(make([]byte, 0, 5+len(elements)), uint32(n)), elements...)
 }

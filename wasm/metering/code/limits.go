@@ -1,4 +1,4 @@
-package metering
+package code
 
 // Limits say what a module may be made of. A field that is zero has its default.
 type Limits struct {
@@ -50,7 +50,8 @@ func DefaultLimits() Limits {
 	}
 }
 
-func (l Limits) withDefaults() Limits {
+// WithDefaults fills the fields that are zero.
+func (l Limits) WithDefaults() Limits {
 	d := DefaultLimits()
 	for _, f := range []struct{ have, instead *int }{
 		{&l.Module, &d.Module}, {&l.Types, &d.Types}, {&l.Imports, &d.Imports}, {&l.Functions, &d.Functions},

@@ -1,8 +1,11 @@
-package metering
+package code
 
 import (
 	"fmt"
 	"sort"
+
+	"github.com/dhowfleet/dhow/wasm/metering/binary"
+	"github.com/dhowfleet/dhow/wasm/metering/refusal"
 )
 
 // What compiling takes, in microseconds on a core of 2024 that is busy with other work too, measured on functions made of
@@ -39,7 +42,7 @@ type work struct {
 func (f *body) total() int {
 	k := &f.work
 	return workFunction + k.linear + k.control*workControl + k.loops*k.loops/4 + k.control*k.control/50 +
-		(k.spans+k.waiting)*5/2 + f.locals/10 + f.locals*k.loops/4 + k.reloads*f.w.mutable*4/3
+		(k.spans+k.waiting)*5/2 + f.locals/10 + f.locals*k.loops/4 + k.reloads*f.w.Mutable*4/3
 }
 
 // share is what a function adds to the module's time. A small one takes a sixth of what it takes alone, since memory that
@@ -74,7 +77,7 @@ func (f *body) use(op byte, i uint32) {
 		*u = localUse{function: f.function + 1}
 	}
 	u.control = f.work.control
-	if op != opLocalGet {
+	if op != binary.OpLocalGet {
 		f.spilled.define()
 		u.set, u.depth, u.block = f.start, len(f.frames), f.top.id
 		return
@@ -122,24 +125,29 @@ func (f *body) carry(values int) {
 }
 
 // weigh refuses a function that would take too long to compile, alone or together with those before it.
-func (w *rewriter) weigh(f *body) *Error {
+func (w *Meter) weigh(f *body) *refusal.Error {
 	f.work.reloads += len(f.segments)
 	control, total := f.work.control, f.total()
-	i := &w.info
+	i := &w.Found
 	i.MaxControl, i.MaxWeight = max(i.MaxControl, control), max(i.MaxWeight, f.locals*control)
 	i.MaxLocals, i.MaxHeight, i.MaxNesting = max(i.MaxLocals, f.locals), max(i.MaxHeight, f.highest), max(i.MaxNesting, f.deepest)
 	i.MaxLoops, i.MaxWork = max(i.MaxLoops, f.work.loops), max(i.MaxWork, total)
 	i.Work += share(total)
-	if w.locals += f.locals; w.locals > w.limits.AllLocals {
-		return w.refuse(Complexity, -1, fmt.Sprintf("its functions together have more than %d locals", w.limits.AllLocals))
+	if w.allLocals += f.locals; w.allLocals > w.Limits.AllLocals {
+		return refuse(fmt.Sprintf("its functions together have more than %d locals", w.Limits.AllLocals))
 	}
-	if total > w.limits.Work {
-		return &Error{Reason: Complexity, Function: f.function, Offset: f.r.base, Text: fmt.Sprintf(
+	if total > w.Limits.Work {
+		return &refusal.Error{Reason: refusal.Complexity, Function: f.function, Offset: f.r.Base, Text: fmt.Sprintf(
 			"compiling it would take about %d ms, at most %d ms are allowed: it has %d locals, %d control operations and %d loops, up to %d operands at once, and the module %d mutable globals",
-			total/1000, w.limits.Work/1000, f.locals, control, f.work.loops, f.highest, w.mutable)}
+			total/1000, w.Limits.Work/1000, f.locals, control, f.work.loops, f.highest, w.Mutable)}
 	}
-	if allowed := w.limits.ForModule(len(w.code)); i.Work > allowed {
-		return w.refuse(Complexity, -1, fmt.Sprintf("compiling its functions would take more than %d ms together", allowed/1000))
+	if allowed := w.Limits.ForModule(w.Bytes); i.Work > allowed {
+		return refuse(fmt.Sprintf("compiling its functions would take more than %d ms together", allowed/1000))
 	}
 	return nil
+}
+
+// refuse is for what is about no function alone.
+func refuse(text string) *refusal.Error {
+	return &refusal.Error{Reason: refusal.Complexity, Function: -1, Offset: -1, Text: text}
 }

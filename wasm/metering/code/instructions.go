@@ -1,17 +1,22 @@
-package metering
+package code
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/dhowfleet/dhow/wasm/metering/binary"
+	"github.com/dhowfleet/dhow/wasm/metering/refusal"
+)
 
 // instruction reads one instruction, checks what it names against the original, and charges for it. It copies nothing:
 // what needs no change is copied later in one piece.
 func (f *body) instruction() {
 	r := &f.r
-	if r.at >= r.end {
-		r.fault("it ends before it should")
+	if r.At >= r.End {
+		r.Fault("it ends before it should")
 		return
 	}
-	op := r.b[r.at]
-	r.at++
+	op := r.B[r.At]
+	r.At++
 	in := &plain[op]
 	switch in.operand {
 	case nothing:
@@ -22,75 +27,75 @@ func (f *body) instruction() {
 		f.controlInstruction(op)
 		return
 	case local:
-		i := r.u32()
+		i := r.U32()
 		if uint64(i) >= uint64(f.locals) {
 			f.missing("local", i)
 			return
 		}
 		f.use(op, i)
 	case global:
-		if i := r.u32(); uint64(i) >= uint64(len(f.w.globals)) {
+		if i := r.U32(); uint64(i) >= uint64(f.w.Globals) {
 			f.missing("global", i)
 		}
 	case number32:
-		r.signed(32)
+		r.Signed(32)
 	case number64:
-		r.signed(64)
+		r.Signed(64)
 	case access:
 		f.access()
 	case function:
 		f.functionInstruction(op)
 		return
 	case indirect:
-		t, i := r.u32(), r.u32()
-		if uint64(t) >= uint64(len(f.w.types)) {
+		t, i := r.U32(), r.U32()
+		if uint64(t) >= uint64(len(f.w.Types)) {
 			f.missing("type", t)
 			return
 		}
-		if uint64(i) >= uint64(len(f.w.tables)) {
+		if uint64(i) >= uint64(len(f.w.Tables)) {
 			f.missing("table", i)
 		}
 		f.apply(in)
 		f.work.linear += workIndirect
-		f.call(&f.w.types[t])
+		f.call(&f.w.Types[t])
 		return
 	case table:
-		if i := r.u32(); uint64(i) >= uint64(len(f.w.tables)) {
+		if i := r.U32(); uint64(i) >= uint64(len(f.w.Tables)) {
 			f.missing("table", i)
 		}
-		if op == opTableSet {
-			f.w.info.TableOps = true
+		if op == binary.OpTableSet {
+			f.w.TableOps = true
 		}
 	case zero:
 		f.onlyMemory()
-		if op == opMemoryGrow {
-			f.w.info.MemoryGrow = true
+		if op == binary.OpMemoryGrow {
+			f.w.MemoryGrow = true
 			f.work.linear += workGrow
 			f.work.reloads++
 			f.controls(1)
 		}
 	case bytes4:
-		r.bytes(4)
+		r.Bytes(4)
 	case bytes8:
-		r.bytes(8)
+		r.Bytes(8)
 	case typed:
-		n, t := r.byte(), r.byte()
-		if r.fail == "" && (n != 1 || !isValueType(t)) {
+		n, t := r.Byte(), r.Byte()
+		if r.Fail == "" && (n != 1 || !binary.IsValueType(t)) {
 			f.unsupported("a select of other than one type of WebAssembly 2.0")
 		}
 	case refType:
-		if t := r.byte(); r.fail == "" && t != typeFuncRef && t != typeExternRef {
+		if t := r.Byte(); r.Fail == "" && t != binary.TypeFuncRef && t != binary.TypeExternRef {
 			f.unsupported(fmt.Sprintf("a reference of type 0x%02x", t))
 		}
 	case prefixed:
-		if op == opBulk {
+		if op == binary.OpBulk {
 			f.bulk()
 		} else {
 			f.vector()
 		}
 		return
 	default:
-		if r.fail == "" {
+		if r.Fail == "" {
 			f.unsupported(fmt.Sprintf("instruction 0x%02x", op))
 		}
 	}
@@ -108,7 +113,7 @@ func (f *body) apply(in *instruction) {
 		}
 	}
 	height := f.height - int(in.pops)
-	if height < f.spilled.floor || height < f.top.base || height >= registers {
+	if height < f.spilled.floor || height < f.top.bottom || height >= registers {
 		f.pop(int(in.pops))
 		f.push(int(in.pushes))
 		return
@@ -117,95 +122,95 @@ func (f *body) apply(in *instruction) {
 	f.highest = max(f.highest, f.height)
 }
 
-func (f *body) fail(reason Reason, text string) {
-	if f.err == nil && f.r.fail == "" {
+func (f *body) fail(reason refusal.Reason, text string) {
+	if f.err == nil && f.r.Fail == "" {
 		f.err = f.refuse(reason, text)
 	}
 }
 
 func (f *body) missing(what string, i uint32) {
-	f.fail(Index, fmt.Sprintf("there is no %s %d", what, i))
+	f.fail(refusal.Index, fmt.Sprintf("there is no %s %d", what, i))
 }
 
 func (f *body) unsupported(what string) {
-	f.fail(Unsupported, what+" is not in WebAssembly 2.0")
+	f.fail(refusal.Unsupported, what+" is not in WebAssembly 2.0")
 }
 
 // access reads alignment and offset. That the alignment suits the instruction is left to the compiler, which sees the
 // same bytes.
 func (f *body) access() {
-	if f.w.memories == 0 {
+	if f.w.Memories == 0 {
 		f.missing("memory", 0)
 	}
-	f.r.u32()
-	f.r.u32()
+	f.r.U32()
+	f.r.U32()
 }
 
 // onlyMemory reads the number of the memory, which is one byte.
 func (f *body) onlyMemory() {
-	if i := f.r.byte(); i != 0 || f.w.memories == 0 {
+	if i := f.r.Byte(); i != 0 || f.w.Memories == 0 {
 		f.missing("memory", uint32(i))
 	}
 }
 
 func (f *body) functionInstruction(op byte) {
-	i := f.r.u32()
-	if uint64(i) >= uint64(len(f.w.functions)) {
+	i := f.r.U32()
+	if uint64(i) >= uint64(len(f.w.Functions)) {
 		f.missing("function", i)
 		return
 	}
-	if op == opRefFunc {
+	if op == binary.OpRefFunc {
 		f.apply(&plain[op])
 	} else {
-		s := &f.w.types[f.w.functions[i]]
+		s := &f.w.Types[f.w.Functions[i]]
 		cost := costCall
-		if int(i) < f.w.importedFunctions {
+		if int(i) < f.w.Imported {
 			cost = costImport
 		}
 		f.pay(cost)
 		f.work.linear += workCall
 		f.call(s)
 	}
-	if int(i) >= f.w.importedFunctions && f.w.shift != 0 {
-		f.replaceIndex(op, i+f.w.shift)
+	if int(i) >= f.w.Imported && f.w.Shift != 0 {
+		f.replaceIndex(op, i+f.w.Shift)
 	}
 }
 
 // blockType reads a block's type: nothing, one value, or a type's index.
 func (f *body) blockType() (params, results int) {
 	r := &f.r
-	if r.at < r.end {
-		switch t := r.b[r.at]; {
-		case t == typeEmpty:
-			r.at++
+	if r.At < r.End {
+		switch t := r.B[r.At]; {
+		case t == binary.TypeEmpty:
+			r.At++
 			return 0, 0
-		case isValueType(t):
-			r.at++
+		case binary.IsValueType(t):
+			r.At++
 			return 0, 1
 		}
 	}
-	i := r.signed(33)
-	if r.fail != "" {
+	i := r.Signed(33)
+	if r.Fail != "" {
 		return 0, 0
 	}
 	if i < 0 {
 		f.unsupported("a block of this type")
 		return 0, 0
 	}
-	if i >= int64(len(f.w.types)) {
+	if i >= int64(len(f.w.Types)) {
 		f.missing("type", uint32(i))
 		return 0, 0
 	}
-	return len(f.w.types[i].params), len(f.w.types[i].results)
+	return len(f.w.Types[i].Params), len(f.w.Types[i].Results)
 }
 
 // label reads a branch's target, to which values may be carried.
 func (f *body) label() {
-	i := f.r.u32()
+	i := f.r.U32()
 	switch t := f.block(i); {
 	case t == nil:
 		f.missing("label", i)
-	case t.op == opLoop:
+	case t.op == binary.OpLoop:
 		f.carry(t.params)
 	default:
 		f.carry(t.results)
@@ -214,76 +219,76 @@ func (f *body) label() {
 
 func (f *body) controlInstruction(op byte) {
 	switch op {
-	case opUnreachable:
+	case binary.OpUnreachable:
 		f.pay(costPlain)
 		f.die()
-	case opBlock, opLoop, opIf:
+	case binary.OpBlock, binary.OpLoop, binary.OpIf:
 		f.controls(1)
 		f.pay(costPlain)
-		if op == opIf {
+		if op == binary.OpIf {
 			f.pop(1)
 		}
 		params, results := f.blockType()
 		f.carry(params + results)
 		f.pop(params)
 		f.blocks++
-		f.enter(frame{op: op, segment: f.top.segment, base: f.height, params: params, results: results, id: f.blocks})
-		if f.deepest = max(f.deepest, len(f.frames)); f.deepest > f.w.limits.Nesting {
-			f.fail(Complexity, fmt.Sprintf("its blocks are nested deeper than %d", f.w.limits.Nesting))
+		f.enter(frame{op: op, segment: f.top.segment, bottom: f.height, params: params, results: results, id: f.blocks})
+		if f.deepest = max(f.deepest, len(f.frames)); f.deepest > f.w.Limits.Nesting {
+			f.fail(refusal.Complexity, fmt.Sprintf("its blocks are nested deeper than %d", f.w.Limits.Nesting))
 		}
 		f.spilled.enter()
 		f.push(params)
-		if op == opLoop && f.r.fail == "" {
+		if op == binary.OpLoop && f.r.Fail == "" {
 			f.beginLoop()
-			f.flush(f.r.at)
+			f.flush(f.r.At)
 			f.charge(0)
 		}
-	case opElse:
+	case binary.OpElse:
 		t := &f.top
-		if t.op != opIf {
-			f.fail(Malformed, "an else without its if")
+		if t.op != binary.OpIf {
+			f.fail(refusal.Malformed, "an else without its if")
 			return
 		}
 		f.controls(1)
 		f.blocks++
 		t.id = f.blocks // what was set in the other arm is not set here
-		t.op, t.dead, t.segment = opElse, false, f.frames[len(f.frames)-1].segment
-		f.height = t.base
+		t.op, t.dead, t.segment = binary.OpElse, false, f.frames[len(f.frames)-1].segment
+		f.height = t.bottom
 		f.push(t.params)
-	case opEnd:
+	case binary.OpEnd:
 		t := f.top
-		f.spilled.leave(f.locals, t.op == opLoop)
-		if t.op == opLoop {
+		f.spilled.leave(f.locals, t.op == binary.OpLoop)
+		if t.op == binary.OpLoop {
 			f.endLoop()
 		}
 		f.leave()
-		f.height = t.base
+		f.height = t.bottom
 		f.spilled.floor = min(f.spilled.floor, f.height)
 		f.push(t.results)
-	case opBr:
+	case binary.OpBr:
 		f.controls(1)
 		f.pay(costPlain)
 		f.label()
 		f.die()
-	case opBrIf:
+	case binary.OpBrIf:
 		f.controls(1)
 		f.pay(costPlain)
 		f.pop(1)
 		f.label()
-	case opBrTable:
+	case binary.OpBrTable:
 		f.pay(costLoad)
 		f.pop(1)
-		n := f.r.count(f.w.limits.Work/workControl, "targets of a table")
+		n := f.r.Count(f.w.Limits.Work/workControl, "targets of a table")
 		f.controls(n + 1)
 		for range n + 1 {
 			f.label()
 		}
 		f.die()
-	case opReturn:
+	case binary.OpReturn:
 		// The function's body may become a block, and a branch to the outermost label leaves that.
 		f.controls(1)
 		f.pay(costPlain)
-		f.replaceIndex(opBr, uint32(len(f.frames)))
+		f.replaceIndex(binary.OpBr, uint32(len(f.frames)))
 		f.die()
 	}
 }
@@ -292,11 +297,11 @@ func (f *body) controlInstruction(op byte) {
 // is then 1.
 func (f *body) vector() {
 	r := &f.r
-	op := r.byte()
-	if op >= 0x80 && r.byte() != 1 {
-		r.fault("a number is longer than it should be")
+	op := r.Byte()
+	if op >= 0x80 && r.Byte() != 1 {
+		r.Fault("a number is longer than it should be")
 	}
-	if r.fail != "" {
+	if r.Fail != "" {
 		return
 	}
 	in := &vectors[op]
@@ -305,85 +310,85 @@ func (f *body) vector() {
 	case access:
 		f.access()
 	case lane:
-		r.byte()
+		r.Byte()
 	case accessLane:
 		f.access()
-		r.byte()
+		r.Byte()
 	case bytes16:
-		r.bytes(16)
+		r.Bytes(16)
 	default:
 		f.unsupported(fmt.Sprintf("vector instruction %d", op))
 	}
-	f.w.info.SIMD, f.wide = true, true
+	f.w.SIMD, f.wide = true, true
 	f.apply(in)
 }
 
 // bulk reads an instruction on many bytes or entries, or a saturating conversion.
 func (f *body) bulk() {
 	r, w := &f.r, f.w
-	op := r.u32()
-	if r.fail != "" {
+	op := r.U32()
+	if r.Fail != "" {
 		return
 	}
 	cost, pops, pushes := costBulk, 3, 0
 	switch op {
 	case 0, 1, 2, 3, 4, 5, 6, 7:
 		cost, pops, pushes = costPlain, 1, 1
-	case bulkMemoryInit:
+	case binary.BulkMemoryInit:
 		i := f.segmentIndex()
 		f.onlyMemory()
-		if f.err != nil || r.fail != "" {
+		if f.err != nil || r.Fail != "" {
 			return
 		}
-		if n := w.data[i]; n > bulkChunk {
+		if n := w.Data[i]; n > BulkChunk {
 			f.payBulk()
-			f.replaceIndex(opCall, w.helper(helperKey{helperInit, i}, func(i uint32) helper { return w.bulkHelper(helperInit, i) }))
+			f.replaceIndex(binary.OpCall, w.helper(helperKey{helperInit, i}, func(i uint32) helper { return w.bulkHelper(helperInit, i) }))
 			f.pop(3)
 			return
 		} else {
 			cost += int(n >> bulkShift)
 		}
-	case bulkDataDrop:
+	case binary.BulkDataDrop:
 		f.segmentIndex()
-		w.info.DataDrop = true
+		w.DataDrop = true
 		cost, pops = costPlain, 0
-	case bulkMemoryCopy, bulkMemoryFill:
+	case binary.BulkMemoryCopy, binary.BulkMemoryFill:
 		f.onlyMemory()
-		if op == bulkMemoryCopy {
+		if op == binary.BulkMemoryCopy {
 			f.onlyMemory()
 		}
-		if f.err != nil || r.fail != "" {
+		if f.err != nil || r.Fail != "" {
 			return
 		}
 		f.payBulk()
-		f.replaceIndex(opCall, w.helper(helperKey{byte(op), 0}, func(uint32) helper { return w.bulkHelper(byte(op), 0) }))
+		f.replaceIndex(binary.OpCall, w.helper(helperKey{byte(op), 0}, func(uint32) helper { return w.bulkHelper(byte(op), 0) }))
 		f.pop(3)
 		return
-	case bulkTableInit:
-		if i := r.u32(); uint64(i) >= uint64(w.elements) {
+	case binary.BulkTableInit:
+		if i := r.U32(); uint64(i) >= uint64(w.Elements) {
 			f.missing("element segment", i)
 		}
 		cost += f.tableCost()
-		w.info.TableOps = true
-	case bulkElemDrop:
-		if i := r.u32(); uint64(i) >= uint64(w.elements) {
+		w.TableOps = true
+	case binary.BulkElemDrop:
+		if i := r.U32(); uint64(i) >= uint64(w.Elements) {
 			f.missing("element segment", i)
 		}
 		cost, pops = costPlain, 0
-		w.info.TableOps = true
-	case bulkTableCopy:
+		w.TableOps = true
+	case binary.BulkTableCopy:
 		cost += max(f.tableCost(), f.tableCost())
-		w.info.TableOps = true
-	case bulkTableGrow:
-		f.fail(TableLimit, "it grows a table; tables keep the size they begin with")
-	case bulkTableSize:
+		w.TableOps = true
+	case binary.BulkTableGrow:
+		f.fail(refusal.TableLimit, "it grows a table; tables keep the size they begin with")
+	case binary.BulkTableSize:
 		f.tableCost()
 		cost, pops, pushes = costPlain, 0, 1
-	case bulkTableFill: // becomes a loop
+	case binary.BulkTableFill: // becomes a loop
 		cost += f.tableCost()
 		f.work.loops++
 		f.controls(3)
-		w.info.TableOps = true
+		w.TableOps = true
 	default:
 		f.unsupported(fmt.Sprintf("instruction 0xfc %d", op))
 	}
@@ -406,8 +411,8 @@ func (f *body) payBulk() {
 
 // segmentIndex reads a data segment's index. The data count section must be there.
 func (f *body) segmentIndex() uint32 {
-	i := f.r.u32()
-	if !f.w.present[sectionDataCount] || uint64(i) >= uint64(len(f.w.data)) {
+	i := f.r.U32()
+	if !f.w.DataCount || uint64(i) >= uint64(len(f.w.Data)) {
 		f.missing("announced data segment", i)
 		return 0
 	}
@@ -417,16 +422,12 @@ func (f *body) segmentIndex() uint32 {
 // tableCost reads a table's index and returns what going through all of it costs. Tables are small enough for that to be
 // charged whatever the instruction's length is.
 func (f *body) tableCost() int {
-	i := f.r.u32()
-	if f.r.fail == "" && uint64(i) >= uint64(len(f.w.tables)) {
+	i := f.r.U32()
+	if f.r.Fail == "" && uint64(i) >= uint64(len(f.w.Tables)) {
 		f.missing("table", i)
 	}
-	if f.err != nil || f.r.fail != "" {
+	if f.err != nil || f.r.Fail != "" {
 		return 0
 	}
-	entries := f.w.tables[i].min
-	if f.w.info.TablesImported {
-		entries = max(entries, f.w.o.TableEntries)
-	}
-	return min(int(entries>>3), maxPadded/2)
+	return min(int(f.w.Tables[i]>>3), binary.MaxPadded/2)
 }

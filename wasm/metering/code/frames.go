@@ -1,4 +1,6 @@
-package metering
+package code
+
+import "github.com/dhowfleet/dhow/wasm/metering/binary"
 
 // spills estimates how many values a function keeps in memory. The compiler gives every value that does not stay in a
 // register a slot of its own and uses none twice, so that it is not enough to know how many values live at once: it
@@ -51,17 +53,17 @@ func (s *spills) leave(locals int, loop bool) {
 
 // call applies a call of the given type, whose operands are on the stack: what lies beneath them, and what locals got
 // since the latest call, outlives it.
-func (f *body) call(t *signature) {
+func (f *body) call(t *Signature) {
 	f.calls = true
 	f.wide = f.wide || t.wide()
 	s := &f.spilled
-	f.pop(len(t.params))
+	f.pop(len(t.Params))
 	s.values += f.height - s.floor + min(s.pending, f.locals)
 	s.floor, s.pending = f.height, 0
-	s.widest = max(s.widest, len(t.params)+len(t.results))
-	f.push(len(t.results))
+	s.widest = max(s.widest, len(t.Params)+len(t.Results))
+	f.push(len(t.Results))
 	f.work.reloads++
-	f.carry(len(t.params) + len(t.results))
+	f.carry(len(t.Params) + len(t.Results))
 }
 
 // frameSize estimates the bytes of native stack that a call of the function takes.
@@ -71,5 +73,5 @@ func (f *body) frameSize() int {
 		size = 16
 	}
 	s := &f.spilled
-	return min(128+size*(f.locals+s.values+f.highest)+16*s.widest, maxPadded)
+	return min(128+size*(f.locals+s.values+f.highest)+16*s.widest, binary.MaxPadded)
 }

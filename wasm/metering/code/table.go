@@ -1,4 +1,4 @@
-package metering
+package code
 
 // operand is the form of what follows an instruction's opcode.
 type operand uint8
@@ -26,7 +26,7 @@ const (
 	prefixed // 0xfc and 0xfd
 )
 
-// instruction is what the rewriter has to know of an opcode.
+// instruction is what the Meter has to know of an opcode.
 type instruction struct {
 	operand operand
 	pops    uint8
@@ -46,73 +46,6 @@ const (
 	costImport = 100 // leaves the compiled code for Go and comes back
 	costGrow   = 2000
 	costBulk   = 64
-)
-
-const (
-	opUnreachable  = 0x00
-	opBlock        = 0x02
-	opLoop         = 0x03
-	opIf           = 0x04
-	opElse         = 0x05
-	opEnd          = 0x0b
-	opBr           = 0x0c
-	opBrIf         = 0x0d
-	opBrTable      = 0x0e
-	opReturn       = 0x0f
-	opCall         = 0x10
-	opCallIndirect = 0x11
-	opLocalGet     = 0x20
-	opLocalSet     = 0x21
-	opLocalTee     = 0x22
-	opGlobalGet    = 0x23
-	opGlobalSet    = 0x24
-	opTableSet     = 0x26
-	opMemoryGrow   = 0x40
-	opI32Const     = 0x41
-	opI64Const     = 0x42
-	opF32Const     = 0x43
-	opF64Const     = 0x44
-	opI32Eqz       = 0x45
-	opI32LtU       = 0x49
-	opI32GtU       = 0x4b
-	opI64LtS       = 0x53
-	opI64GtU       = 0x56
-	opI32Add       = 0x6a
-	opI32Sub       = 0x6b
-	opI64Add       = 0x7c
-	opI64Sub       = 0x7d
-	opI64Or        = 0x84
-	opI64Shl       = 0x86
-	opI64ExtendU   = 0xad
-	opRefNull      = 0xd0
-	opRefFunc      = 0xd2
-	opBulk         = 0xfc
-	opVector       = 0xfd
-
-	bulkMemoryInit = 8
-	bulkDataDrop   = 9
-	bulkMemoryCopy = 10
-	bulkMemoryFill = 11
-	bulkTableInit  = 12
-	bulkElemDrop   = 13
-	bulkTableCopy  = 14
-	bulkTableGrow  = 15
-	bulkTableSize  = 16
-	bulkTableFill  = 17
-
-	vectorConst = 12
-)
-
-const (
-	typeI32       = 0x7f
-	typeI64       = 0x7e
-	typeF32       = 0x7d
-	typeF64       = 0x7c
-	typeV128      = 0x7b
-	typeFuncRef   = 0x70
-	typeExternRef = 0x6f
-	typeFunction  = 0x60
-	typeEmpty     = 0x40
 )
 
 var (
