@@ -61,6 +61,29 @@ func bombs() []Case {
 	refused("values-alive", "40,000 values on the stack at once", func(g *w.Guest) {
 		g.Func(w.Sig{}, w.Times(40_000, w.I32Const(0), w.I32Load(0)), w.Times(40_000, w.Drop))
 	})
+	wide := w.Repeat(w.I64, 250)
+	refused("values-alive-over-loops", "9,000 values alive over 3,000 loops: 35 s and 1.3 GB for 63 KB", func(g *w.Guest) {
+		g.Func(w.Sig{}, w.Times(9000, w.I32Const(0), w.I32Load(0)), w.Times(3000, w.Loop(w.Empty)), w.Times(9000, w.Drop))
+	})
+	passing := func(block func(typ w.Code, body ...w.Code) w.Code) func(*w.Guest) {
+		return func(g *w.Guest) {
+			t := w.Indexed(g.Type(w.Sig{Params: wide, Results: wide}))
+			g.Func(w.Sig{}, w.Times(250, w.I64Const(1)), w.Times(7900, block(t)), w.Times(250, w.Drop))
+		}
+	}
+	refused("loops-wide", "7,900 loops that pass on 250 values: a minute and more for 25 KB", passing(w.Loop))
+	refused("blocks-wide", "7,900 blocks that pass on 250 values", passing(w.Block))
+	refused("br_if-wide", "7,000 times br_if to the end of a function of 250 results", func(g *w.Guest) {
+		g.Func(w.Sig{Results: wide}, w.Times(250, w.I64Const(1)), w.Times(7000, w.I32Const(0), w.BrIf(0)))
+	})
+	refused("br_table-wide", "a br_table of 7,000 targets that all take 250 values", func(g *w.Guest) {
+		g.Func(w.Sig{Results: wide}, w.Times(250, w.I64Const(1)), w.I32Const(0), w.BrTable(0, make([]uint32, 7000)...))
+	})
+	refused("loops-in-six", "7,900 loops in each of six functions", func(g *w.Guest) {
+		for range 6 {
+			g.Func(w.Sig{}, w.Times(7900, w.Loop(w.Empty))).LocalGroup(1, w.I64)
+		}
+	})
 	large("calls-wide", "3,000 calls of a function with 500 results", func(g *w.Guest) {
 		f := g.Func(w.Sig{Results: w.Repeat(w.I64, 500)}, w.Times(500, w.I64Const(1)))
 		g.Func(w.Sig{}, w.Times(3000, w.Call(f.Index), w.Times(500, w.Drop)))

@@ -255,21 +255,27 @@ func TestNothingIsLeft(t *testing.T) {
 		answers("a pass")
 	}
 	pass()
-	before := measure(t)
-	pass()
-	after := measure(t)
-	t.Logf("%d modules: before %+v, after %+v", len(small), before, after)
-	if after.goroutines > before.goroutines || after.files > before.files {
-		t.Errorf("goroutines or files are left: before %+v, after %+v", before, after)
+	// The heap grows by mappings too, now and then; what a module leaves would be there after every pass.
+	var before, after left
+	for range 4 {
+		before = measure(t)
+		pass()
+		after = measure(t)
+		t.Logf("%d modules: before %+v, after %+v", len(small), before, after)
+		if after.within(before) {
+			return
+		}
 	}
-	if after.space > before.space+48<<20 || after.mappings > before.mappings+50 {
-		t.Errorf("mappings are left: before %+v, after %+v", before, after)
-	}
+	t.Errorf("goroutines, files or mappings are left after every pass: before %+v, after %+v", before, after)
 }
 
 type left struct {
 	goroutines, files, mappings int
 	space                       int64 // bytes of address space
+}
+
+func (l left) within(before left) bool {
+	return l.goroutines <= before.goroutines && l.files <= before.files && l.mappings <= before.mappings+20 && l.space <= before.space+32<<20
 }
 
 func measure(t *testing.T) left {
