@@ -92,6 +92,7 @@ type Outcome struct {
 	Verdict
 	Err     error // the host's words; nil where it answers
 	Took    time.Duration
+	Usage   host.Usage // of the request
 	Stats   host.Stats // after the module was closed
 	Emitted int        // features and counts that reached the sink
 }
@@ -118,8 +119,8 @@ func Run(ctx context.Context, r *host.Runtime, c *Case, limits host.Limits, logg
 	}
 	var sink counting
 	begin = time.Now()
-	_, err = m.Process(ctx, Request(), &sink)
-	o := Outcome{Verdict: Verdict{Where: Nowhere}, Err: err, Took: time.Since(begin), Emitted: int(sink)}
+	_, usage, err := m.Measure(ctx, Request(), &sink)
+	o := Outcome{Verdict: Verdict{Where: Nowhere}, Err: err, Took: time.Since(begin), Usage: usage, Emitted: int(sink)}
 	if err != nil {
 		o.Verdict = Verdict{Call, stopped(err)}
 	}

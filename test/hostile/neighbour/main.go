@@ -41,7 +41,7 @@ const (
 )
 
 // controlEvery is how many modules are measured between two controls.
-const controlEvery = 8
+const controlEvery = 4
 
 // sorts has one module of each way to use up time.
 var sorts = []string{"loop-br", "loop-br_table", "loop-straight-line", "loop-call_indirect", "calls-without-loop", "chase-straight-line",
