@@ -29,4 +29,7 @@
 // compiler, since what is inserted leaves the operand stack as it was: an invalid module stays invalid. Numbers must be
 // encoded as WebAssembly demands, because what two readers take differently is how checks are evaded. Only WebAssembly
 // 2.0 core is let through.
+//
+// What compiling takes is estimated function by function; docs/wasm-limits.md has the limits, what real guests have, and
+// what the dearest modules that are accepted take.
 package metering

@@ -13,9 +13,9 @@ import (
 const (
 	workFunction = 15
 	workPlain    = 1
-	workAccess   = 10 // up to 30 when the compiler knows nothing of the address
+	workAccess   = 20 // up to 30 when the compiler knows nothing of the address, 4 when it knows all
 	workBytes16  = 10
-	workDivide   = 30
+	workDivide   = 60
 	workTrunc    = 60
 	workCall     = 10
 	workIndirect = 100
