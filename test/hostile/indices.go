@@ -105,8 +105,8 @@ func names() []Case {
 	for _, i := range []w.Import{{Module: "env", Name: "abort"}, {Module: "dhow", Name: "read_disk"}, {Module: "host", Name: "log"}} {
 		b.add("import-"+i.Module+"."+i.Name, fmt.Sprintf("imports %q.%q", i.Module, i.Name), Contract, "", shaped(func(*w.Guest) {}, i))
 	}
-	b.add("import-unknown-wasi", "imports a function that WASI does not have", Start, Trap, shaped(func(*w.Guest) {}, w.WASI("format_disk")))
-	b.add("import-other-signature", "imports dhow.log with other parameters", Start, Trap, shaped(func(*w.Guest) {}, w.Import{Module: "dhow", Name: "log"}))
+	b.add("import-unknown-wasi", "imports a function that WASI does not have", Contract, "", shaped(func(*w.Guest) {}, w.WASI("format_disk")))
+	b.add("import-other-signature", "imports dhow.log with other parameters", Contract, "", shaped(func(*w.Guest) {}, w.Import{Module: "dhow", Name: "log"}))
 	for _, name := range []string{"process", "cabi_realloc", "cabi_post_process", "dhow_abi_version", "memory"} {
 		b.add("no-"+name, "does not export "+name, Contract, "", shaped(func(g *w.Guest) { g.Rename(map[string]string{name: "x"}) }))
 	}

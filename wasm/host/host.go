@@ -299,7 +299,19 @@ func (m *Module) link(ctx context.Context) error {
 	if err := m.kind.check(m.code.Module); err != nil {
 		return err
 	}
-	return m.imports(ctx)
+	if err := m.imports(ctx); err != nil {
+		return err
+	}
+	for _, want := range m.code.Module.ImportedFunctions() {
+		module, name, _ := want.Import()
+		switch have := m.code.Runtime.Module(module).ExportedFunctionDefinitions()[name]; {
+		case have == nil:
+			return fmt.Errorf("it imports the function %q.%q, which the contract does not offer", module, name)
+		case !equal(have.ParamTypes(), want.ParamTypes()) || !equal(have.ResultTypes(), want.ResultTypes()):
+			return fmt.Errorf("it imports the function %q.%q with another signature than the contract's", module, name)
+		}
+	}
+	return nil
 }
 
 func instances(n int) int {
