@@ -8,7 +8,7 @@ LDFLAGS := -s -w -X github.com/dhowfleet/dhow/protocol/version.Build=$(VERSION)
 export CGO_CFLAGS ?= -O2 -g -Wno-deprecated-declarations
 BUILD   := CGO_ENABLED=1 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 
-.PHONY: all binaries onnxruntime bundle kernels demo test testdata lint proto bench bench-wasm neighbour faults conformance operators skew test-gpu tools clean
+.PHONY: all binaries onnxruntime bundle kernels demo test testdata lint proto bench bench-wasm hostile neighbour faults conformance operators skew test-gpu tools clean
 
 all: binaries
 
@@ -41,7 +41,7 @@ testdata:
 
 # Longer proofs of the same kinds; `make test` runs a short form of each.
 faults: binaries onnxruntime bundle
-	DHOW_FAULTS=long $(GO) test -timeout 60m -count=1 ./test/e2e/...
+	DHOW_FAULTS=long $(GO) test -timeout 60m -count=1 ./test/e2e/... ./wasm/metering ./test/hostile
 
 bench: binaries onnxruntime bundle bench-wasm
 	$(GO) run ./test/bench $(BENCH)
@@ -49,6 +49,10 @@ bench: binaries onnxruntime bundle bench-wasm
 # What bounding WASM modules costs, beside wazero alone, its own bound, Extism and WASI's streams.
 bench-wasm: kernels
 	cd test/bench/wasm && $(GO) run . $(BENCH_WASM)
+
+# The table of docs/wasm-hostile.md.
+hostile:
+	$(GO) run ./test/hostile/table -o docs/wasm-hostile.md
 
 # A model that serves while modules of the hostile corpus run beside it.
 neighbour: onnxruntime
