@@ -37,6 +37,15 @@ function configure(text: string): string | null {
       if (!isJSON(out)) return "in language " + p.languages[language] + " the template makes no JSON: " + out.text()
     }
   }
+  // A name that happens to be a number would do without quotation marks, and the next one would not.
+  const standIn = new Buffer()
+  standIn.addText("a")
+  p.standIn = standIn
+  sample.fill(high)
+  const out = new Buffer()
+  p.render(changetype<usize>(sample), 0, out)
+  p.standIn = null
+  if (!isJSON(out)) return "the template makes no JSON with names and texts in it, which belong between quotation marks: " + out.text()
   made = p
   return null
 }

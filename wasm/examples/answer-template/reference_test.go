@@ -20,6 +20,7 @@ type reference struct {
 	texts, nones    map[string]string
 	digits          map[string][]rune
 	labels          [][]string
+	standIn         bool // for every name and text
 }
 
 func newReference(configuration string) *reference {
@@ -123,8 +124,12 @@ func (r *reference) render(scores []float32, language string) (answer string, cl
 		if digits != nil {
 			percent = strings.Map(func(c rune) rune { return digits[c-'0'] }, percent)
 		}
+		label := escape(r.labels[id][number])
+		if r.standIn {
+			label = "a"
+		}
 		return map[string]string{
-			"rank": strconv.Itoa(rank), "id": strconv.Itoa(id), "label": escape(r.labels[id][number]), "score": fixed(float64(scores[id]), r.decimals), "percent": escape(percent),
+			"rank": strconv.Itoa(rank), "id": strconv.Itoa(id), "label": label, "score": fixed(float64(scores[id]), r.decimals), "percent": escape(percent),
 		}
 	}
 	var rendered []string
@@ -135,12 +140,17 @@ func (r *reference) render(scores []float32, language string) (answer string, cl
 	if len(best) > 0 {
 		text = fill(r.texts[language], true, fields(1, best[0], r.digits[language]))
 	}
+	language = escape(language)
+	if r.standIn {
+		text, language = "a", "a"
+	}
 	return fill(r.template, false, map[string]string{
-		"text": text, "language": escape(language), "count": strconv.Itoa(len(best)), "classes": strings.Join(rendered, ","),
+		"text": text, "language": language, "count": strconv.Itoa(len(best)), "classes": strings.Join(rendered, ","),
 	}), len(best)
 }
 
-// accepts tells whether every answer is JSON: with all classes, none, one, and all of them at the threshold.
+// accepts tells whether every answer is JSON: with all classes, none, one, and all of them at the threshold, and with other
+// names and texts.
 func (r *reference) accepts() bool {
 	low := float32(r.threshold)
 	if float64(low) < r.threshold {
@@ -159,5 +169,13 @@ func (r *reference) accepts() bool {
 			}
 		}
 	}
-	return true
+	// What only happens to be JSON, since a name is a number or nothing, is none with another one.
+	other := *r
+	other.standIn = true
+	all := make([]float32, len(r.labels))
+	for i := range all {
+		all[i] = high
+	}
+	answer, _ := other.render(all, "")
+	return json.Valid([]byte(answer))
 }

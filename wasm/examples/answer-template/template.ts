@@ -14,7 +14,8 @@
 //	label Trouser|بنطلون          a line for each class, in their order, a name for each language
 //
 // A text is about the best class and may hold $label, $id, $score and $percent; none takes its place where there is no
-// class. $$ is a dollar sign. Names and texts are made fit for a JSON string; template and class are JSON already.
+// class. $$ is a dollar sign. Names and texts are made fit for a JSON string and belong between quotation marks; template
+// and class are JSON already.
 
 import { Buffer, appendEscaped } from "./json"
 
@@ -74,6 +75,8 @@ export class Plan {
   digits: Buffer[][] = []
   labels: Buffer[] = [] // by class, then by language
   latin: Buffer[] = []
+  /** Where it is set, it stands in place of every name and text. */
+  standIn: Buffer | null = null
 
   /** The number of the language that is spelt there, or 0. */
   language(address: usize, length: i32): i32 {
@@ -101,12 +104,16 @@ export class Plan {
         best[i - 1] = c
       }
     }
-    const template = this.template
+    const template = this.template, standIn = this.standIn
     if (!template) return 0
     for (let i = 0; i < template.length; i++) {
       out.add(template[i].literal)
       switch (template[i].field) {
         case Field.TEXT: {
+          if (standIn) {
+            out.add(standIn)
+            break
+          }
           const text = this.texts[language], none = this.nones[language]
           if (best.length == 0) {
             if (none) out.add(none)
@@ -114,7 +121,7 @@ export class Plan {
           break
         }
         case Field.LANGUAGE:
-          out.add(this.names[language])
+          out.add(standIn ? standIn : this.names[language])
           break
         case Field.COUNT:
           decimal(best.length, 0, this.latin, out)
@@ -131,6 +138,7 @@ export class Plan {
   }
 
   private parts(parts: Part[], c: Class, rank: i32, language: i32, digits: Buffer[], out: Buffer): void {
+    const standIn = this.standIn
     for (let i = 0; i < parts.length; i++) {
       out.add(parts[i].literal)
       switch (parts[i].field) {
@@ -141,7 +149,7 @@ export class Plan {
           decimal(c.id, 0, this.latin, out)
           break
         case Field.LABEL:
-          out.add(this.labels[c.id * this.languages.length + language])
+          out.add(standIn ? standIn : this.labels[c.id * this.languages.length + language])
           break
         case Field.SCORE:
           decimal(c.score, this.decimals, this.latin, out)
