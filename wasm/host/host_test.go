@@ -165,7 +165,7 @@ func TestModulesThatAreRefused(t *testing.T) {
 		"a function of others":   {assembly{imports: [][2]string{{"env", "abort"}}}.build(), `"env"."abort"`},
 		"an unknown function":    {assembly{imports: [][2]string{{"dhow", "read_disk"}}}.build(), `"dhow"."read_disk"`},
 		"an unknown WASI call":   {assembly{imports: [][2]string{{"wasi_snapshot_preview1", "format_disk"}}}.build(), "format_disk"},
-		"another signature":      {assembly{imports: [][2]string{{"dhow", "log"}}}.build(), "signature mismatch"},
+		"another signature":      {assembly{imports: [][2]string{{"dhow", "log"}}}.build(), "with another signature than the contract's"},
 		"too much memory":        {assembly{memory: []byte{1, 0, 200, 1}}.build(), "starts with 12800 KiB of memory, its limit is 1024 KiB"},
 		"shared memory":          {assembly{memory: []byte{1, 3, 1, 1}}.build(), "shared"},
 		"two memories":           {assembly{memory: []byte{2, 0, 1, 0, 1}}.build(), "more than one memory"},
