@@ -213,19 +213,24 @@ func TestModulesThatAreRefused(t *testing.T) {
 	}
 }
 
-// TestEndlessRecursionIsContained by the limit of the stack, and what it took goes with its instance.
+// TestEndlessRecursionIsContained by the limit of the stack. What a large one took goes with its instance.
 func TestEndlessRecursionIsContained(t *testing.T) {
 	call := append([]byte{opCall}, uleb(extraIndex(0))...)
-	m, err := compile(t, assembly{extra: call, process: join(call, constant(answerAt))}, Options{Limits: Limits{Timeout: time.Minute}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = m.Process(context.Background(), request("x"), nil)
-	if !errors.Is(err, ErrStack) || !strings.Contains(err.Error(), "1,048,576 bytes") {
-		t.Errorf("%v", err)
-	}
-	if s := m.Stats(); s.StackTraps != 1 || s.Discarded != 1 || s.MappedBytes != 0 {
-		t.Errorf("%+v", s)
+	for stack, kept := range map[int64]bool{0: true, 2 << 20: false} {
+		m, err := compile(t, assembly{extra: call, process: join(call, constant(answerAt))}, Options{Limits: Limits{Stack: stack, Timeout: time.Minute}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range uint64(3) {
+			_, err = m.Process(context.Background(), request("x"), nil)
+			if !errors.Is(err, ErrStack) || !strings.Contains(err.Error(), decimal(max(stack, 1<<20))+" bytes") {
+				t.Errorf("%v", err)
+			}
+			s := m.Stats()
+			if s.StackTraps != i+1 || kept != (s.Discarded == 0) || kept != (s.MappedBytes != 0) {
+				t.Errorf("stack %d: %+v", stack, s)
+			}
+		}
 	}
 }
 

@@ -132,11 +132,15 @@ func (m *Module) take(ctx context.Context) (*instance, error) {
 	return in, nil
 }
 
+// keptStack is a limit of the stack up to which an instance that reached it is kept with the native stack that it grew to, at
+// most a few times as much: starting another costs more, and lets it grow again.
+const keptStack = 1 << 20
+
 // settle puts an instance back after a call, or replaces it; err is what the guest failed by.
 func (m *Module) settle(in *instance, err error) {
 	reset := false
 	switch {
-	case errors.Is(err, ErrStack): // the native stack that it took goes with it
+	case errors.Is(err, ErrStack) && m.limits.Stack > keptStack: // the native stack that it took goes with it
 	case err == nil && m.state == Keep && !in.guest.IsClosed():
 		m.put(in, 0)
 		return
