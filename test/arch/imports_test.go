@@ -47,8 +47,8 @@ func TestImportsPointDown(t *testing.T) {
 // tested by properties and run in simulation.
 var pure = []string{
 	"protocol/version", "protocol/identity", "protocol/dataclass", "protocol/hashchain",
-	"models/bundle", "models/graph", "models/tensor", "models/profile", "models/evidence", "models/triton", "models/triton/textformat",
-	"wasm/abi", "wasm/metering",
+	"models/bundle", "models/graph", "models/tensor", "models/profile", "models/evidence", "models/triton", "models/triton/textformat", "models/jsontensor", "models/strictyaml",
+	"wasm/abi", "wasm/metering", "wasm/metering/binary", "wasm/metering/code", "wasm/metering/refusal", "wasm/payload",
 	"agent/placement", "agent/routing", "agent/guard", "agent/deploy", "agent/tracing", "agent/openinference/grpcapi/wire", "agent/openinference/classification",
 	"fleet/rollout", "fleet/verdict", "fleet/drift", "fleet/training", "fleet/residency", "fleet/resource",
 	"fleet/store/latency", "fleet/store/tally",
