@@ -23,8 +23,9 @@ import (
 // shop answers /size/N with N bytes, /sum with the SHA-256 of what is sent, /wait when the channel is closed, /ticks
 // with a line whenever it gets a tick, and / as hello.
 type shop struct {
-	wait  chan struct{}
-	ticks chan string
+	wait    chan struct{}
+	waiting atomic.Int32 // requests that have reached the handler and wait
+	ticks   chan string
 }
 
 func newShop() *shop { return &shop{wait: make(chan struct{}), ticks: make(chan string)} }
@@ -43,6 +44,8 @@ func (s *shop) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		_, _ = fmt.Fprintf(w, "%x", h.Sum(nil))
 	case r.URL.Path == "/wait":
+		s.waiting.Add(1)
+		defer s.waiting.Add(-1)
 		select {
 		case <-s.wait:
 			_, _ = io.WriteString(w, "done")
