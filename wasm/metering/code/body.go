@@ -15,8 +15,9 @@ const segmentCost = 4096
 // segment is a run of instructions that are paid for together, at its beginning. Whoever passes the beginning may
 // execute each of them once at most.
 type segment struct {
-	cost int
-	hole int // where the cost belongs in the body; -1: in the function's prologue
+	cost  int
+	hole  int // where the cost belongs in the body; -1: in the function's prologue
+	again int // and where it does once more; 0: nowhere
 }
 
 // frame is a block that is open.
@@ -98,6 +99,9 @@ func (f *body) rewrite(function int, r binary.Reader, out []byte) ([]byte, *refu
 	f.flush(f.r.At)
 	for _, s := range f.segments[1:] {
 		binary.PutPadded(f.out[s.hole:], s.cost)
+		if s.again > 0 {
+			binary.PutPadded(f.out[s.again:], s.cost)
+		}
 	}
 	return f.finish(out, declared, s), nil
 }
@@ -250,6 +254,18 @@ func (f *body) charge(cost int) {
 	f.top.segment = len(f.segments)
 	f.segments = append(f.segments, segment{cost: cost, hole: len(f.out) + f.w.chargeHole})
 	f.out = append(f.out, f.w.charge...)
+}
+
+// turn opens a loop's segment and appends its test.
+func (f *body) turn() {
+	w := f.w
+	if w.turnHole == 0 || f.top.params > 0 { // a branch to its head would have to hand them over
+		f.charge(0)
+		return
+	}
+	f.top.segment = len(f.segments)
+	f.segments = append(f.segments, segment{hole: len(f.out) + w.chargeHole, again: len(f.out) + w.turnHole})
+	f.out = append(f.out, w.turn...)
 }
 
 // die marks what follows as unreachable.

@@ -5,9 +5,11 @@ import "github.com/dhowfleet/dhow/wasm/metering/binary"
 // templates are the bytes of a charge, equal at every place except for the amount.
 type templates struct {
 	charge      []byte // takes fuel; the amount lies at chargeHole
+	turn        []byte // the same at the head of a loop; the amount lies at turnHole too, where it is set
 	enter       []byte // takes fuel and stack, in a function that calls others
 	leave       []byte // gives the stack back
 	chargeHole  int
+	turnHole    int // 0: the amount is not needed twice
 	enterFuel   int
 	enterStack  int
 	leaveStack  int
@@ -38,6 +40,19 @@ func (w *Meter) prepareTemplates() {
 	}
 	w.charge, w.chargeHole = take(nil, fuel, binary.OpI64Sub)
 	w.charge = test(binary.AppendU32(append(w.charge, binary.OpGlobalGet), fuel))
+
+	w.turn = w.charge
+	if !w.Trap {
+		// The compiler forgets at a call what it knew of memory and globals, and where the way with a call and the way
+		// without meet it knows nothing: after every test it would load and check anew. At the head of a loop ways meet
+		// anyway. So who has asked for fuel goes back there and is charged again, with what it got made up for that.
+		w.turn, _ = take(nil, fuel, binary.OpI64Sub)
+		w.turn = binary.AppendU32(append(w.turn, binary.OpGlobalGet), fuel)
+		w.turn = append(w.turn, binary.OpI64Const, 0, binary.OpI64LtS, binary.OpIf, binary.TypeEmpty)
+		w.turn = w.appendYield(w.turn)
+		w.turn, w.turnHole = take(w.turn, fuel, binary.OpI64Add)
+		w.turn = append(w.turn, binary.OpBr, 1, binary.OpEnd)
+	}
 
 	w.enter, w.enterFuel = take(nil, fuel, binary.OpI64Sub)
 	w.enter, w.enterStack = take(w.enter, stack, binary.OpI64Sub)

@@ -241,7 +241,7 @@ func (f *body) controlInstruction(op byte) {
 		if op == binary.OpLoop && f.r.Fail == "" {
 			f.beginLoop()
 			f.flush(f.r.At)
-			f.charge(0)
+			f.turn()
 		}
 	case binary.OpElse:
 		t := &f.top
