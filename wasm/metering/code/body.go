@@ -12,6 +12,11 @@ import (
 // it could do at every turn.
 const segmentCost = 4096
 
+// untestedCost is the most that may be charged on any way between two tests. A test in the middle of a block costs more than
+// one at the head of a loop: what the compiler knew before it, it does not know behind it. Between them there is charged
+// alone. This much takes 1 ms if every load misses the caches.
+const untestedCost = 8 * segmentCost
+
 // segment is a run of instructions that are paid for together, at its beginning. Whoever passes the beginning may
 // execute each of them once at most.
 type segment struct {
@@ -29,6 +34,8 @@ type frame struct {
 	params  int
 	results int
 	id      int // of the block among the function's
+	way     int // the most that may have been charged since the latest test
+	longest int // of way, since the block's beginning
 }
 
 // body is the function at hand.
@@ -185,6 +192,7 @@ func (f *body) replaceIndex(op byte, index uint32) {
 
 // enter and leave begin and end a block.
 func (f *body) enter(t frame) {
+	t.way, t.longest = f.top.way, f.top.way
 	f.frames = append(f.frames, f.top)
 	f.top = t
 }
@@ -195,9 +203,14 @@ func (f *body) leave() {
 		f.ended = true
 		return
 	}
+	longest := f.top.longest
 	f.top = f.frames[n]
 	f.frames = f.frames[:n]
+	f.top.went(longest)
 }
+
+// went notes how long the way may be since the latest test.
+func (t *frame) went(way int) { t.way, t.longest = max(t.way, way), max(t.longest, way) }
 
 // block returns the open block that label i means, 0 the innermost; nil if there is none.
 func (f *body) block(i uint32) *frame {
@@ -241,12 +254,22 @@ func (f *body) pay(cost int) {
 	if f.top.dead {
 		return
 	}
-	if s := &f.segments[f.top.segment]; s.cost+cost <= segmentCost || s.cost == 0 {
+	t := &f.top
+	if s := &f.segments[t.segment]; s.cost+cost <= segmentCost || s.cost == 0 {
 		s.cost += cost
+		t.went(t.way + cost)
 		return
 	}
 	f.flush(f.start)
-	f.charge(cost)
+	if t.way+segmentCost > untestedCost {
+		f.charge(cost)
+		t.way = cost
+		return
+	}
+	t.segment = len(f.segments)
+	f.segments = append(f.segments, segment{cost: cost, hole: len(f.out) + f.w.chargeHole})
+	f.out = append(f.out, f.w.take...)
+	t.went(t.way + cost)
 }
 
 // charge opens a segment and appends its test.
@@ -261,11 +284,13 @@ func (f *body) turn() {
 	w := f.w
 	if w.turnHole == 0 || f.top.params > 0 { // a branch to its head would have to hand them over
 		f.charge(0)
+		f.top.way = 0
 		return
 	}
 	f.top.segment = len(f.segments)
 	f.segments = append(f.segments, segment{hole: len(f.out) + w.chargeHole, again: len(f.out) + w.turnHole})
 	f.out = append(f.out, w.turn...)
+	f.top.way = 0
 }
 
 // die marks what follows as unreachable.

@@ -5,6 +5,7 @@ import "github.com/dhowfleet/dhow/wasm/metering/binary"
 // templates are the bytes of a charge, equal at every place except for the amount.
 type templates struct {
 	charge      []byte // takes fuel; the amount lies at chargeHole
+	take        []byte // takes fuel and tests nothing
 	turn        []byte // the same at the head of a loop; the amount lies at turnHole too, where it is set
 	enter       []byte // takes fuel and stack, in a function that calls others
 	leave       []byte // gives the stack back
@@ -41,6 +42,7 @@ func (w *Meter) prepareTemplates() {
 	w.charge, w.chargeHole = take(nil, fuel, binary.OpI64Sub)
 	w.charge = test(binary.AppendU32(append(w.charge, binary.OpGlobalGet), fuel))
 
+	w.take, _ = take(nil, fuel, binary.OpI64Sub)
 	w.turn = w.charge
 	if !w.Trap {
 		// The compiler forgets at a call what it knew of memory and globals, and where the way with a call and the way
