@@ -45,7 +45,7 @@ func DefaultLimits() Limits {
 		AllLocals: 2_000_000,
 		Height:    10_000,
 		Nesting:   5_000,
-		Work:      1_800_000,
+		Work:      1_660_000,
 		PerMiB:    2_000_000,
 	}
 }
