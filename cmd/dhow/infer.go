@@ -103,11 +103,7 @@ func (a *app) runInfer(ctx context.Context, q *inference, files []string, output
 		answers = append(answers, answered)
 	}
 	if output == "json" {
-		data, err := json.MarshalIndent(answers, "", "  ")
-		if err != nil {
-			return fmt.Errorf("cannot print the answers: %w", err)
-		}
-		if err := a.write(append(data, '\n')); err != nil {
+		if err := a.writeJSON(answers); err != nil {
 			return err
 		}
 	} else {

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -127,11 +126,7 @@ func (a *app) wasmBench(ctx context.Context, m *wasmModule, o *benchOptions, asJ
 		return err
 	}
 	if asJSON {
-		data, err := json.MarshalIndent(rows, "", "  ")
-		if err != nil {
-			return fmt.Errorf("cannot print the times: %w", err)
-		}
-		return a.write(append(data, '\n'))
+		return a.writeJSON(rows)
 	}
 	t := newTable(a.out, "WAY", "P50", "P99", "P50 OVER WAZERO ALONE", "ANSWER")
 	for _, r := range rows {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -128,11 +127,7 @@ func (a *app) wasmCheck(ctx context.Context, modules []wasmModule, log *wasmLog,
 		reports = append(reports, r)
 	}
 	if asJSON {
-		data, err := json.MarshalIndent(reports, "", "  ")
-		if err != nil {
-			return fmt.Errorf("cannot print the report: %w", err)
-		}
-		if err := a.write(append(data, '\n')); err != nil {
+		if err := a.writeJSON(reports); err != nil {
 			return err
 		}
 	} else {

@@ -125,11 +125,7 @@ func (a *app) wasmRun(ctx context.Context, m *wasmModule, in []tensor.Tensor, lo
 		answer.Error = faultOf(runErr)
 	}
 	if asJSON {
-		data, err := json.MarshalIndent(answer, "", "  ")
-		if err != nil {
-			return fmt.Errorf("cannot print the answer: %w", err)
-		}
-		if err := a.write(append(data, '\n')); err != nil {
+		if err := a.writeJSON(answer); err != nil {
 			return err
 		}
 	} else {

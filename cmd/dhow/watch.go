@@ -130,6 +130,15 @@ func (a *app) tablePrinter(q *query, wide, events bool) func(*fleetv1.WatchRespo
 	}
 }
 
+// writeJSON prints all of v, for people and programs.
+func (a *app) writeJSON(v any) error {
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return fmt.Errorf("cannot print the answer as JSON: %w", err)
+	}
+	return a.write(append(data, '\n'))
+}
+
 func (a *app) write(data []byte) error {
 	if _, err := a.out.Write(data); err != nil {
 		return fmt.Errorf("%w: %w", errOutput, err)
